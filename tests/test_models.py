@@ -141,7 +141,7 @@ def test_reading_a_model_leaves_no_trace():
 
 def test_modes_come_back_after_an_error_too():
     model = small_cnn()
-    with pytest.raises(RuntimeError, match="mat1 and mat2|shape"), evaluating(model):
+    with pytest.raises(RuntimeError, match=r"mat1 and mat2|shape"), evaluating(model):
         model(torch.rand(1, 1, 9, 99))
     assert model.training
     assert torch.is_grad_enabled()
