@@ -1,0 +1,244 @@
+"""From effects over seeds to a verdict on a claim, by one rule that is fixed before the run.
+
+*Reproduced*: the 95% interval over seeds lies beyond the margin. *Not reproduced*: the interval
+excludes the claimed effect. *Partly*: it holds for part of the stated range. *Inconclusive*:
+anything else. *Not tested*: there is no record. A reduced setting cannot refute the paper's: what
+would be "not reproduced" is inconclusive there.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from .records import Record
+
+Word = Literal["reproduced", "partly", "not reproduced", "inconclusive", "not tested"]
+Direction = Literal["above", "below", "within"]
+Effects = Sequence[float] | Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval for a mean over ``n`` seeds; infinite for a single one."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    level: float = 0.95
+
+    def __str__(self) -> str:
+        seeds = "1 seed" if self.n == 1 else f"{self.n} seeds"
+        if self.n == 1:
+            return f"{self.mean:.3g} (1 seed: no interval)"
+        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}] ({seeds})"
+
+
+def seed_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Student's interval for the mean of one value a seed: mean ± t · s / √n, n − 1 degrees.
+
+    Seeds are taken as independent and their values as about normal. One seed gives no interval:
+    its bounds are infinite.
+
+    Raises:
+        ValueError: If there is no value, one is not finite, or ``level`` is not between 0 and 1.
+
+    >>> print(seed_interval([0.4, 0.5, 0.6]))
+    0.5 [0.252, 0.748] (3 seeds)
+    """
+    numbers = [float(value) for value in values]
+    if not numbers:
+        raise ValueError("expected one value a seed, got none")
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"expected finite values, one a seed, got {numbers}")
+    if not 0 < level < 1:
+        raise ValueError(f"expected a level between 0 and 1, got {level}")
+    n = len(numbers)
+    # Rounding may push the mean of equal values off them, and a margin may lie exactly there.
+    mean = min(max(math.fsum(numbers) / n, min(numbers)), max(numbers))
+    if n == 1:
+        return Interval(mean, -math.inf, math.inf, 1, level)
+    from scipy.stats import t
+
+    variance = math.fsum((value - mean) ** 2 for value in numbers) / (n - 1)
+    half = float(t.ppf((1 + level) / 2, n - 1)) * math.sqrt(variance / n)
+    return Interval(mean, mean - half, mean + half, n, level)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper as a test on a record. Written down before the run.
+
+    Attributes:
+        id: Its name, such as ``"forget-l2-retrain"``.
+        where: Where it stands in the paper: ``"Fig. 4"``.
+        sentence: The claim in our words.
+        reading: What exactly is tested, where the sentence is vague; what the effect is.
+        experiment: The name of the experiment whose record it is judged on.
+        effects: From a record to the effect of each seed. A claim about a range gives a mapping
+            from each part of the range to its effects.
+        margin: What the effect must lie beyond: a number, or for ``"within"`` a pair of them.
+        direction: ``"above"`` or ``"below"`` the margin, or ``"within"`` the pair.
+        unit: The unit of the effect, for print.
+
+    Raises:
+        ValueError: If direction and margin do not go together or a text is missing.
+    """
+
+    id: str
+    where: str
+    sentence: str
+    reading: str
+    experiment: str
+    effects: Callable[["Record"], Effects]
+    margin: float | tuple[float, float]
+    direction: Direction = "above"
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("id", "where", "sentence", "reading", "experiment"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"claim {self.id!r}: expected a text for {name}, got none")
+        if self.direction not in get_args(Direction):
+            raise ValueError(
+                f"claim {self.id}: expected direction 'above', 'below' or 'within', "
+                f"got {self.direction!r}"
+            )
+        bounds = self.margin if isinstance(self.margin, tuple) else (self.margin,)
+        expected = 2 if self.direction == "within" else 1
+        if len(bounds) != expected or not all(map(math.isfinite, bounds)):
+            raise ValueError(
+                f"claim {self.id}: expected {expected} finite margin(s) for direction "
+                f"{self.direction!r}, got {self.margin}"
+            )
+        if expected == 2 and bounds[0] >= bounds[-1]:
+            raise ValueError(f"claim {self.id}: expected (low, high) as margin, got {self.margin}")
+
+    def holds(self, interval: Interval) -> bool:
+        """Whether the whole interval lies beyond the margin."""
+        if self.direction == "within":
+            low, high = self._pair()
+            return low < interval.low and interval.high < high
+        if self.direction == "above":
+            return interval.low > self._number()
+        return interval.high < self._number()
+
+    def excludes(self, interval: Interval) -> bool:
+        """Whether no value in the interval lies beyond the margin."""
+        if self.direction == "within":
+            low, high = self._pair()
+            return interval.high <= low or high <= interval.low
+        if self.direction == "above":
+            return interval.high <= self._number()
+        return interval.low >= self._number()
+
+    def _pair(self) -> tuple[float, float]:
+        assert isinstance(self.margin, tuple)
+        return self.margin
+
+    def _number(self) -> float:
+        assert not isinstance(self.margin, tuple)
+        return self.margin
+
+
+@dataclass(frozen=True)
+class Part:
+    """The interval for one part of a claim's range and what it says there."""
+
+    interval: Interval
+    word: Word
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the record says about a claim.
+
+    Attributes:
+        claim: The claim's id.
+        word: The verdict: one of five.
+        parts: Interval and word for each part of the claim's range; one part, named ``""``, for a
+            claim about no range.
+        reduced: Whether the record departs from the paper's setting so that it cannot refute.
+        reason: One sentence on why.
+    """
+
+    claim: str
+    word: Word
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    reduced: bool = False
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.word} (reduced setting)" if self.reduced else self.word
+
+
+def judge(claim: Claim, record: "Record | None", level: float = 0.95) -> Verdict:
+    """Judge a claim on a record by the rule of this module.
+
+    Args:
+        claim: The claim, with its margin.
+        record: The record of the claim's experiment; None where there is none.
+        level: Confidence level of the intervals.
+
+    Raises:
+        ValueError: If the record is another experiment's, or the effects are not finite numbers,
+            at most one a seed of the record.
+    """
+    if record is None:
+        return Verdict(claim.id, "not tested", reason="there is no record")
+    if record.experiment != claim.experiment:
+        raise ValueError(
+            f"claim {claim.id}: expected a record of {claim.experiment}, got {record.experiment}"
+        )
+    parts = {
+        name: _part(claim, name, values, len(record.seeds), level)
+        for name, values in _effects(claim, record).items()
+    }
+    words = [part.word for part in parts.values()]
+    if record.reduced and all(word == "not reproduced" for word in words):
+        return Verdict(
+            claim.id, "inconclusive", parts, True,
+            "the reduced setting speaks against it, which does not refute it at the paper's",
+        )  # fmt: skip
+    word, reason = _combine(words, [part.interval.n for part in parts.values()])
+    return Verdict(claim.id, word, parts, record.reduced, reason)
+
+
+def _effects(claim: Claim, record: "Record") -> Mapping[str, Sequence[float]]:
+    effects = claim.effects(record)
+    if not isinstance(effects, Mapping):
+        effects = {"": effects}
+    if not effects:
+        raise ValueError(f"claim {claim.id}: expected effects for at least one part, got none")
+    return effects
+
+
+def _part(claim: Claim, name: str, values: Sequence[float], seeds: int, level: float) -> Part:
+    where = f"claim {claim.id}" + (f" ({name})" if name else "")
+    # Epochs or batches of one run are not seeds: more values than seeds would narrow the interval.
+    if len(values) > seeds:
+        raise ValueError(
+            f"{where}: expected at most {seeds} effects, one a seed, got {len(values)}"
+        )
+    try:
+        interval = seed_interval(values, level)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if claim.holds(interval):
+        return Part(interval, "reproduced")
+    return Part(interval, "not reproduced" if claim.excludes(interval) else "inconclusive")
+
+
+def _combine(words: Sequence[Word], seeds: Sequence[int]) -> tuple[Word, str]:
+    if all(word == "reproduced" for word in words):
+        return "reproduced", "the whole interval lies beyond the margin"
+    if "reproduced" in words:
+        held = words.count("reproduced")
+        return "partly", f"it holds for {held} of {len(words)} parts of its range"
+    if all(word == "not reproduced" for word in words):
+        return "not reproduced", "the interval excludes the claimed effect"
+    if max(seeds) == 1:
+        return "inconclusive", "one seed gives no interval"
+    return "inconclusive", "the interval reaches across the margin"
