@@ -123,7 +123,9 @@ def train(
     """
     n = len(dataset.y_train)
     history = History() if history is None else history
-    _check(epochs, batch_size, history)
+    check_run(epochs, batch_size)
+    if history.epochs:
+        raise ValueError(f"expected an empty history, got one of {history.epochs} epochs")
     validation = None
     if takes_outputs(optimizer):
         validation = _Validation(n, batch_size, validation_size, correction_data, seed)
@@ -226,6 +228,14 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
+def check_run(epochs: int, batch_size: int) -> None:
+    """Raise a ValueError unless there is at least one epoch of batches of at least one example."""
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(
+            f"expected epochs and batch_size of at least 1, got {epochs} and {batch_size}"
+        )
+
+
 class _Validation:
     """Draws X_V for a constrained optimizer, from a stream of its own: it never moves a batch."""
 
@@ -272,15 +282,6 @@ class _Validation:
         # Generator.choice without shuffling takes time in the size drawn, not in len(rest).
         chosen = self.random.choice(len(rest), self.size, replace=False, shuffle=False)
         return rest[torch.from_numpy(chosen)]
-
-
-def _check(epochs: int, batch_size: int, history: History) -> None:
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(
-            f"expected epochs and batch_size of at least 1, got {epochs} and {batch_size}"
-        )
-    if history.epochs:
-        raise ValueError(f"expected an empty history, got one of {history.epochs} epochs")
 
 
 @contextmanager
