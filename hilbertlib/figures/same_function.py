@@ -1,0 +1,155 @@
+"""Figures of chapter 1: walks between networks, pairs of networks, directions from one."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from ..experiments.same_function import PAIRS, Walk
+from .style import COLOUR, CYCLE, Line, add_lines, axis, curves, layout, panels
+
+
+def walk(walk: Walk, at: float, classes: Sequence[str]) -> tuple[go.Figure, str]:
+    """Both distances along the line from A to its twin, and what is answered at ``t = at``."""
+    k = int(np.abs(walk.t - at).argmin())
+    figure = panels(
+        ["Distance from A", "Answer to one image"],
+        title="A straight line in parameters, a detour in function",
+        alt="Left: the parameter distance from A grows in a straight line to its largest value at "
+        "the twin, while the function distance rises to a hump halfway and returns to zero. "
+        "Right: bars of the class probabilities that the network at t gives to one image.",
+        widths=[0.58, 0.42],
+    )
+    scale = walk.ell2[-1]
+    lines = [
+        Line("ℓ₂, as a share of its end", walk.t, walk.ell2 / scale, COLOUR["ℓ2"], label_at=0.32),
+        Line("L₂", walk.t, walk.l2, COLOUR["L2"], label_at=0.24),
+    ]
+    figure.update_xaxes(axis("t", range=[-0.02, 1.02]), row=1, col=1)
+    figure.update_yaxes(axis("distance", range=[0, 1.1]), row=1, col=1)
+    add_lines(figure, lines)
+    for values, colour in ((walk.ell2 / scale, COLOUR["ℓ2"]), (walk.l2, COLOUR["L2"])):
+        figure.add_scatter(
+            x=[walk.t[k]],
+            y=[values[k]],
+            mode="markers",
+            marker={"size": 13, "color": colour, "line": {"width": 2, "color": "white"}},
+            row=1,
+            col=1,
+        )
+    figure.add_bar(x=list(classes), y=walk.answers[k], marker_color=COLOUR["L2"], row=1, col=2)
+    figure.update_xaxes(axis("digit", type="category"), row=1, col=2)
+    figure.update_yaxes(axis("probability", range=[0, 1.02]), row=1, col=2)
+    text = (
+        f"t = {walk.t[k]:.2f}: parameters {walk.ell2[k]:.1f} from A, function {walk.l2[k]:.2f} "
+        f"from A, {walk.accuracy[k]:.0%} of the test images right."
+    )
+    return figure, text
+
+
+def pairs(table: Mapping[str, Sequence[tuple[float, float]]]) -> go.Figure:
+    """Function distance against parameter distance, one dot a pair of networks and seed.
+
+    Parameters
+    ----------
+    table : mapping
+        From each name in :data:`~hilbertlib.experiments.same_function.PAIRS` to its ``(ℓ2, L2)``.
+    """
+    figure = go.Figure()
+    figure.set_subplots(1, 1)
+    figure.update_layout(
+        layout(
+            "Five kinds of pairs of networks, in both distances",
+            "Scatter plot. Permuted twins: largest parameter distance, no function distance. "
+            "Untrained pairs: large parameter distance, small function distance. Trained pairs: "
+            "large in both. Short steps: small parameter distance; the function distance is small "
+            "in a random direction and as large as between trained pairs along the gradient.",
+            height=430,
+        )
+    )
+    symbols = ("circle", "square", "diamond", "triangle-up", "star")
+    for name, colour, symbol in zip(PAIRS, CYCLE, symbols, strict=False):
+        x, y = np.array(table[name]).T
+        figure.add_scatter(
+            x=x,
+            y=y,
+            name=name,
+            mode="markers",
+            marker={"color": colour, "size": 11, "symbol": symbol, "opacity": 0.85},
+            meta={"legend": True},
+            showlegend=True,
+        )
+    figure.update_layout(
+        xaxis=axis("parameter distance ℓ₂", type="log", range=[-0.7, 1.7]),
+        yaxis=axis("function distance L₂", rangemode="tozero"),
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        margin_t=80,
+    )
+    return figure
+
+
+def fan(
+    ways: Mapping[str, np.ndarray], lengths: Sequence[float], at: float
+) -> tuple[go.Figure, str]:
+    """Function distance after equal steps in three directions; the dots stand at one length."""
+    colours = {
+        "along the gradient": COLOUR["L2"],
+        "at random": COLOUR["ℓ2"],
+        "rescaling units": COLOUR["natural gradient"],
+    }
+    k = int(np.abs(np.asarray(lengths) - at).argmin())
+    figure = curves(
+        [Line(name, lengths, y, colours[name]) for name, y in ways.items()],
+        title="Equal steps in parameters, three directions",
+        x="length of the step ‖Δθ‖ (ℓ₂)",
+        y="function distance (L₂)",
+        alt="Three curves of function distance against the length of a step. Along the gradient "
+        "it is many times larger than in a random direction, and that many times larger than "
+        "along the rescaling of hidden units.",
+        log_x=True,
+        log_y=True,
+        right=150,
+    )
+    for name, y in ways.items():
+        figure.add_scatter(
+            x=[lengths[k]],
+            y=[y[k]],
+            mode="markers",
+            marker={"size": 13, "color": colours[name], "line": {"width": 2, "color": "white"}},
+        )
+    moved = ", ".join(f"{y[k]:.2g} {name}" for name, y in ways.items())
+    return figure, f"A step of length {lengths[k]:.2g} moves the function by {moved}."
+
+
+def humps(walks: Mapping[str, Sequence[Walk]]) -> go.Figure:
+    """How far each walk strays from the nearer of its ends: mean over seeds, and their range."""
+    style = {
+        "shuffled twin": (COLOUR["L2"], "solid"),
+        "shuffled twin, matched": (COLOUR["L2"], "dot"),
+        "independent network": (COLOUR["ℓ2"], "solid"),
+        "independent network, matched": (COLOUR["ℓ2"], "dot"),
+    }
+    lines = []
+    for name, runs in walks.items():
+        stray = np.array([w.stray for w in runs])
+        colour, dash = style[name]
+        lines.append(
+            Line(name, runs[0].t, stray.mean(0), colour, stray.min(0), stray.max(0), dash)
+        )
+    figure = curves(
+        lines,
+        title="With the hidden units matched first, the hump shrinks or goes",
+        x="t, the way from one network to the other",
+        y="L₂ from the nearer end",
+        alt="Four curves with bands over seeds. Unmatched, both the twin and an independently "
+        "trained network show a high hump halfway. After matching, the twin's is gone and the "
+        "independent network's is several times lower.",
+        right=20,
+    )
+    figure.update_layout(
+        annotations=[],
+        showlegend=True,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        margin_t=70,
+    )
+    return figure

@@ -1,0 +1,301 @@
+"""Figures with a caption, and figures with sliders, that work in a page and in a live kernel.
+
+One object serves both. In a kernel, :func:`explore` shows an ipywidgets slider whose every move
+calls the function again, so it retrains. While the book is built (environment variable
+``HILBERT_BOOK``), the same object calls the function once for each value of the slider and emits
+the results as JSON, which the page draws with no kernel.
+"""
+
+import ast
+import base64
+import html
+import inspect
+import itertools
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from IPython.display import HTML, Markdown, display
+
+FIGURE_MIME = "application/vnd.hilbertlib.figure+json"
+
+
+def building_book() -> bool:
+    """Whether the outputs go to a page that has no kernel."""
+    return bool(os.environ.get("HILBERT_BOOK"))
+
+
+def glue(name: str, value: Any) -> None:
+    """Mark ``value`` so that prose can quote it with the role ``{glue:text}``.
+
+    Writes the metadata that MyST-NB's own ``glue`` writes, and needs neither MyST-NB nor Sphinx.
+    The output itself is not displayed.
+
+    Parameters
+    ----------
+    name : str
+        Unique within the notebook.
+    value : float, int, str or 0-dim tensor or array
+    """
+    plain = value.item() if hasattr(value, "item") else value
+    prefix = "application/papermill.record/"
+    display(
+        {f"{prefix}text/plain": repr(plain)},
+        raw=True,
+        metadata={"scrapbook": {"name": name, "mime_prefix": prefix}},
+    )
+
+
+def source(*objects: Any) -> None:
+    """Display the library's own lines, without their docstrings, so that the book cannot drift."""
+    parts = []
+    for obj in objects:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(obj)))
+        lines = textwrap.dedent(inspect.getsource(obj)).splitlines()
+        for node in reversed([n for n in ast.walk(tree) if hasattr(n, "body")]):
+            first = node.body[0] if isinstance(node.body, list) and node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                del lines[first.lineno - 1 : first.end_lineno]
+        parts.append("\n".join(lines).strip("\n"))
+    display(Markdown("```python\n" + "\n\n\n".join(parts) + "\n```"))
+
+
+@dataclass(frozen=True)
+class Slider:
+    """The values a reader can choose among.
+
+    Parameters
+    ----------
+    label : str
+        What the slider changes, with its unit, for example ``"λ, the leash"``.
+    values : sequence
+        In the order of the slider.
+    start : optional
+        The value shown first; the first of ``values`` by default.
+    text : callable
+        How a value is printed.
+    """
+
+    label: str
+    values: Sequence[Any]
+    start: Any = None
+    text: Callable[[Any], str] = "{:g}".format
+
+    def __post_init__(self) -> None:
+        if len(self.values) < 2:
+            raise ValueError(f"a slider needs at least two values, got {list(self.values)}")
+        if self.start is not None and self.start not in self.values:
+            raise ValueError(f"start={self.start!r} is not one of {list(self.values)}")
+
+    @property
+    def start_index(self) -> int:
+        """Position of the value shown first."""
+        return 0 if self.start is None else list(self.values).index(self.start)
+
+
+def show(figure: go.Figure, caption: str, alt: str = "", provenance: str = "") -> None:
+    """Display a figure with its caption.
+
+    Parameters
+    ----------
+    figure : plotly Figure
+        Its title says what it shows.
+    caption : str
+        The takeaway, in a sentence.
+    alt : str
+        What a reader who cannot see the figure is told; ``figure.layout.meta["alt"]`` by default.
+    provenance : str
+        Where the numbers come from; ``figure.layout.meta["provenance"]`` by default.
+    """
+    meta = figure.layout.meta or {}
+    alt, provenance = alt or meta.get("alt", ""), provenance or meta.get("provenance", "")
+    if building_book():
+        _emit({"figure": _compact(figure), "controls": [], "frames": []}, caption, alt, provenance)
+    else:
+        _show_live(figure)
+        display(HTML(_caption_html(caption, provenance)))
+
+
+class explore:
+    """A figure that moves: ``explore(draw, lam=Slider("λ", [0, 0.1, 1]), caption="...")``.
+
+    Parameters
+    ----------
+    draw : callable
+        ``draw(**values) -> Figure`` or ``(Figure, str)``; the string is one sentence on what is
+        drawn now, read aloud by screen readers. Every figure must have the same traces, in the
+        same order.
+    caption, alt, provenance : str
+        As for :func:`show`.
+    sliders : Slider
+        One keyword for each argument of ``draw``.
+
+    Raises
+    ------
+    ValueError
+        No slider is given, or two values give figures with a different number of traces.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[..., go.Figure | tuple[go.Figure, str]],
+        *,
+        caption: str,
+        alt: str = "",
+        provenance: str = "",
+        **sliders: Slider,
+    ) -> None:
+        if not sliders:
+            raise ValueError(
+                "explore needs at least one Slider, for example lam=Slider('λ', [0, 1])"
+            )
+        self._draw, self.sliders = draw, sliders
+        self._caption, self._alt, self._provenance = caption, alt, provenance
+        self._known: dict[tuple[int, ...], tuple[go.Figure, str]] = {}
+
+    def frame(self, *index: int) -> tuple[go.Figure, str]:
+        """The figure and its sentence at these positions of the sliders, computed once."""
+        if index not in self._known:
+            values = {
+                name: s.values[i] for (name, s), i in zip(self.sliders.items(), index, strict=True)
+            }
+            drawn = self._draw(**values)
+            self._known[index] = drawn if isinstance(drawn, tuple) else (drawn, "")
+        return self._known[index]
+
+    def payload(self) -> dict[str, Any]:
+        """What the page needs: the first figure whole, every other one as its difference."""
+        start = tuple(s.start_index for s in self.sliders.values())
+        figure, _ = self.frame(*start)
+        base = _compact(figure)
+        frames = []
+        for index in itertools.product(*(range(len(s.values)) for s in self.sliders.values())):
+            other, text = self.frame(*index)
+            now = _compact(other)
+            if len(now["data"]) != len(base["data"]):
+                raise ValueError(
+                    f"at {self._describe(index)} the figure has {len(now['data'])} traces, at "
+                    f"{self._describe(start)} it has {len(base['data'])}; a slider may not change "
+                    "that"
+                )
+            patch: dict[str, Any] = {
+                "data": [_difference(a, b) for a, b in zip(base["data"], now["data"], strict=True)]
+            }
+            if layout := _difference(base["layout"], now["layout"]):
+                patch["layout"] = layout
+            if text:
+                patch["text"] = text
+            frames.append(patch)
+        controls = [
+            {"label": s.label, "texts": [s.text(v) for v in s.values], "start": s.start_index}
+            for s in self.sliders.values()
+        ]
+        return {"figure": base, "controls": controls, "frames": frames}
+
+    def widget(self) -> Any:
+        """The live form: sliders over an output; every move calls ``draw``."""
+        import ipywidgets as widgets
+
+        picks = [
+            widgets.SelectionSlider(
+                options=[(s.text(v), i) for i, v in enumerate(s.values)],
+                value=s.start_index,
+                description=s.label,
+                continuous_update=False,
+                style={"description_width": "initial"},
+                layout={"width": "min(36em, 95%)"},
+            )
+            for s in self.sliders.values()
+        ]
+        out = widgets.Output()
+
+        def update(_change: Any = None) -> None:
+            figure, text = self.frame(*(p.value for p in picks))
+            out.clear_output(wait=True)
+            with out:
+                _show_live(figure)
+                if text:
+                    display(HTML(f"<p>{html.escape(text)}</p>"))
+
+        for pick in picks:
+            pick.observe(update, "value")
+        update()
+        note = widgets.HTML(_caption_html(self._caption, self._provenance))
+        return widgets.VBox([*picks, out, note])
+
+    def _describe(self, index: Sequence[int]) -> str:
+        pairs = zip(self.sliders.items(), index, strict=True)
+        return ", ".join(f"{name}={s.text(s.values[i])}" for (name, s), i in pairs)
+
+    def _ipython_display_(self) -> None:
+        if building_book():
+            figure, _ = self.frame(*(s.start_index for s in self.sliders.values()))
+            meta = figure.layout.meta or {}
+            _emit(
+                self.payload(),
+                self._caption,
+                self._alt or meta.get("alt", ""),
+                self._provenance or meta.get("provenance", ""),
+            )
+        else:
+            display(self.widget())
+
+
+def _emit(payload: dict[str, Any], caption: str, alt: str, provenance: str) -> None:
+    if not alt:
+        raise ValueError(
+            "a figure in the book needs alt text: pass alt=, or set layout.meta['alt']"
+        )
+    payload |= {"caption": caption, "alt": alt, "provenance": provenance}
+    display({FIGURE_MIME: payload, "text/plain": f"Figure: {caption}"}, raw=True)
+
+
+def _show_live(figure: go.Figure) -> None:
+    if "google.colab" in sys.modules:  # each output is a frame of its own there, without Plotly
+        display(HTML(figure.to_html(include_plotlyjs="cdn", full_html=False)))
+    else:
+        display(figure)
+
+
+def _caption_html(caption: str, provenance: str) -> str:
+    source = f" <small>{html.escape(provenance)}</small>" if provenance else ""
+    return f"<p style='max-width:44em'>{html.escape(caption)}{source}</p>"
+
+
+def _compact(figure: go.Figure) -> dict[str, Any]:
+    """A figure as plain JSON, its numbers cut to five significant digits to keep a page light."""
+    return _rounded(json.loads(figure.to_json()))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() >= {"dtype", "bdata"}:  # Plotly's binary form of an array
+            flat = np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"])
+            shape = [int(n) for n in str(value.get("shape", len(flat))).split(",")]
+            return _rounded(flat.reshape(shape).tolist())
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    if isinstance(value, float):
+        short = float(f"{value:.5g}")
+        return int(short) if short.is_integer() and abs(short) < 1e15 else short
+    return value
+
+
+def _difference(base: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The keys of ``now`` that differ from ``base``; keys that ``now`` lacks become ``None``."""
+    out: dict[str, Any] = dict.fromkeys(base.keys() - now.keys())
+    for key, value in now.items():
+        old = base.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            if inner := _difference(old, value):
+                out[key] = inner
+        elif value != old:
+            out[key] = value
+    return out

@@ -1,0 +1,154 @@
+"""Every built page, as a reader meets it: offline, by keyboard, in light and dark, on a phone."""
+
+import hashlib
+
+import pytest
+from conftest import HTML, ROOT, book_pages, watch
+
+PAGES = book_pages() or ["index.html"]
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+def settle(page) -> None:
+    """Scroll through the page so that everything lazy is drawn, then return to the top."""
+    page.evaluate(
+        """async () => {
+            for (const f of document.querySelectorAll("figure.book-figure")) {
+                f.scrollIntoView({ block: "center" });
+                for (let i = 0; i < 200 && !f.dataset.drawn; i++) await new Promise((r) => setTimeout(r, 25));
+            }
+            window.scrollTo(0, 0);
+            if (window.MathJax?.startup?.promise) await window.MathJax.startup.promise;
+        }"""
+    )
+
+
+def open_page(browser, address, base, **context):
+    page = browser.new_context(**context).new_page()
+    seen = watch(page, base)
+    page.goto(address, wait_until="load")
+    settle(page)
+    return page, seen
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("how", ["served", "file"])
+def test_nothing_is_asked_of_the_network_and_nothing_fails(browser, site, name, how):
+    base = site if how == "served" else HTML.as_uri() + "/"
+    page, seen = open_page(browser, base + name, base)
+    figures = page.locator("figure.book-figure")
+    drawn = page.locator("figure.book-figure[data-drawn] .main-svg")
+    assert figures.count() == page.locator("figure.book-figure[data-drawn]").count()
+    assert drawn.count() >= figures.count()
+    assert seen.problems() == {}
+    page.context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_mathematics_is_typeset(browser, site, name):
+    page, _ = open_page(browser, site + name, site)
+    sources = page.evaluate("document.querySelectorAll('.math').length")
+    typeset = page.evaluate("document.querySelectorAll('.math mjx-container').length")
+    errors = page.evaluate("document.querySelectorAll('mjx-merror').length")
+    assert (typeset >= sources) and errors == 0
+    left = page.evaluate("document.querySelector('main').innerText.match(/\\$[^$\\n]+\\$|\\\\\\(/)")
+    assert left is None, f"mathematics left as source: {left}"
+    page.context.close()
+
+
+def drawing(figure) -> str:
+    """A digest of everything that Plotly has drawn in a figure."""
+    svg = figure.evaluate("f => [...f.querySelectorAll('.main-svg')].map(s => s.outerHTML).join()")
+    return hashlib.sha256(svg.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_slider_moves_by_keyboard_and_changes_the_drawing(browser, site, name):
+    page, seen = open_page(browser, site + name, site)
+    for figure in page.locator("figure.book-figure").all():
+        for slider in figure.locator("input[type=range]").all():
+            assert slider.evaluate("s => s.labels.length") == 1
+            slider.evaluate("s => { s.value = s.min; s.dispatchEvent(new Event('input')); }")
+            page.wait_for_timeout(150)
+            texts, pictures = [], []
+            for _ in range(int(slider.get_attribute("max")) + 1):
+                texts.append(slider.get_attribute("aria-valuetext"))
+                pictures.append(drawing(figure))
+                count = figure.get_attribute("data-drawn")
+                slider.press("ArrowRight")
+                page.wait_for_timeout(60)
+                if len(texts) <= int(slider.get_attribute("max")):
+                    page.wait_for_function(
+                        "([f, n]) => f.dataset.drawn !== n", arg=[figure.element_handle(), count]
+                    )
+            assert len(set(texts)) == len(texts), f"two positions read alike: {texts}"
+            same = [texts[i] for i in range(1, len(texts)) if pictures[i] == pictures[i - 1]]
+            assert not same, f"{name}: moving to {same} changed nothing that is drawn"
+    assert seen.problems() == {}
+    page.context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_slider_follows_the_mouse(browser, site, name):
+    page, _ = open_page(browser, site + name, site)
+    for figure in page.locator("figure.book-figure:has(input[type=range])").all():
+        slider = figure.locator("input[type=range]").first
+        slider.scroll_into_view_if_needed()
+        before, value = drawing(figure), slider.input_value()
+        box = slider.bounding_box()
+        at = 0.9 if int(value) < int(slider.get_attribute("max")) / 2 else 0.1
+        page.mouse.click(box["x"] + at * box["width"], box["y"] + box["height"] / 2)
+        page.wait_for_timeout(300)
+        assert slider.input_value() != value
+        assert drawing(figure) != before
+    page.context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_violation(browser, site, name, theme):
+    page, _ = open_page(browser, site + name, site, color_scheme=theme)
+    assert page.evaluate("document.documentElement.dataset.theme") == theme
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate(
+        "rules => axe.run(document, {resultTypes: ['violations'], runOnly: rules})", RULES
+    )
+    report = [
+        f"{v['id']}: {v['help']}: " + " | ".join(n["html"][:160] for n in v["nodes"][:3])
+        for v in found["violations"]
+    ]
+    assert report == []
+    page.context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_figure_follows_the_theme(browser, site, name):
+    page, _ = open_page(browser, site + name, site, color_scheme="light")
+    if page.locator("figure.book-figure").count():
+        colour = "document.querySelector('figure.book-figure .xtick text').style.fill"
+        light = page.evaluate(colour)
+        page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        page.wait_for_function(f"({colour}) !== {light!r}")
+    page.context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_overflows_on_a_phone(browser, site, name):
+    page, _ = open_page(
+        browser, site + name, site, viewport={"width": 390, "height": 844}, device_scale_factor=2
+    )
+    wide = page.evaluate(
+        """() => [document.documentElement.scrollWidth,
+            [...document.querySelectorAll("main *")].filter((e) => {
+                const r = e.getBoundingClientRect();
+                if (r.right <= window.innerWidth + 1 || !r.width) return false;
+                for (let p = e; p; p = p.parentElement)
+                    if (["auto", "scroll", "hidden", "clip"].includes(getComputedStyle(p).overflowX) && p.tagName !== "HTML" && p.tagName !== "BODY") return false;
+                return true;
+            }).map((e) => `${e.tagName}.${e.className}`.slice(0, 80)).slice(0, 5)]"""
+    )
+    assert wide[0] <= 390
+    assert wide[1] == []
+    page.context.close()

@@ -1,0 +1,178 @@
+"""Figures with captions and sliders: what the page gets, and what a kernel shows."""
+
+import json
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from IPython.utils.capture import capture_output
+
+from hilbertlib import live
+from hilbertlib.live import FIGURE_MIME, Slider, explore, glue, show, source
+
+
+def line(slope: float) -> go.Figure:
+    figure = go.Figure(go.Scatter(x=[0, 1, 2], y=[0, slope, 2 * slope]))
+    return figure.update_layout(title="A line", meta={"alt": "a line that rises"})
+
+
+@pytest.fixture
+def in_book(monkeypatch):
+    monkeypatch.setenv("HILBERT_BOOK", "1")
+
+
+@pytest.fixture
+def in_kernel(monkeypatch):
+    monkeypatch.delenv("HILBERT_BOOK", raising=False)
+
+
+def displayed(action) -> list[dict]:
+    with capture_output() as captured:
+        action()
+    return [output.data for output in captured.outputs]
+
+
+def rebuilt(payload: dict, index: int) -> dict:
+    """The figure that the page makes of a frame: the base with the patch laid over it."""
+
+    def merge(base, patch):
+        out = dict(base)
+        for key, value in patch.items():
+            both = isinstance(value, dict) and isinstance(out.get(key), dict)
+            out[key] = merge(out[key], value) if both else value
+        return {k: v for k, v in out.items() if v is not None}
+
+    patch = payload["frames"][index]
+    base = payload["figure"]
+    return {
+        "data": [merge(t, p) for t, p in zip(base["data"], patch["data"], strict=True)],
+        "layout": merge(base["layout"], patch.get("layout", {})),
+    }
+
+
+def test_a_figure_for_the_page_carries_caption_alt_and_provenance(in_book):
+    (data,) = displayed(lambda: show(line(2.0), "It rises.", provenance="made up"))
+    payload = data[FIGURE_MIME]
+    assert payload["caption"] == "It rises."
+    assert payload["alt"] == "a line that rises"
+    assert payload["provenance"] == "made up"
+    assert payload["figure"]["data"][0]["y"] == [0, 2, 4]
+    json.dumps(payload)
+
+
+def test_a_figure_without_alt_text_is_refused_in_the_book(in_book):
+    with pytest.raises(ValueError, match="alt text"):
+        show(go.Figure(), "Nobody can see this.")
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=6, unique=True))
+@settings(max_examples=25, deadline=None)
+def test_every_frame_can_be_rebuilt_from_the_first_and_its_difference(values):
+    def draw(slope):
+        figure = line(slope)
+        if slope > 0:  # a key that only some frames have
+            figure.update_layout(yaxis_range=[0, slope])
+        return figure, f"slope {slope}"
+
+    payload = explore(draw, caption="c", slope=Slider("slope", values, start=values[1])).payload()
+    for i, value in enumerate(values):
+        figure = rebuilt(payload, i)
+        np.testing.assert_allclose(figure["data"][0]["y"], [0, value, 2 * value], rtol=1e-4)
+        assert ("range" in figure["layout"].get("yaxis", {})) == (value > 0)
+        assert payload["frames"][i]["text"] == f"slope {value}"
+    assert payload["controls"][0]["start"] == 1
+
+
+def test_two_sliders_are_numbered_like_the_pages_loop():
+    draw = lambda a, b: line(10 * a + b)  # noqa: E731
+    figure = explore(draw, caption="c", a=Slider("a", [1, 2]), b=Slider("b", [3, 4, 5]))
+    payload = figure.payload()
+    slopes = [rebuilt(payload, i)["data"][0]["y"][1] for i in range(6)]
+    assert slopes == [13, 14, 15, 23, 24, 25]  # index = a · 3 + b, as in book.js
+
+
+def test_the_number_of_traces_may_not_change():
+    def draw(n):
+        return go.Figure([go.Scatter(y=[1.0])] * n)
+
+    with pytest.raises(ValueError, match=r"n=3 the figure has 3 traces, at n=1 it has 1"):
+        explore(draw, caption="c", n=Slider("n", [1, 3])).payload()
+
+
+def test_in_a_kernel_every_move_calls_the_function_again(in_kernel):
+    called = []
+
+    def draw(slope):
+        called.append(slope)
+        return line(slope), f"now {slope}"
+
+    values = [1.0, 2.0, 3.0]
+    widget = explore(draw, caption="<i>c</i>", slope=Slider("slope", values, start=2.0)).widget()
+    slider = widget.children[0]
+    for i in range(3):
+        slider.value = i
+    assert called == [2.0, 1.0, 3.0]  # each value once; coming back costs nothing
+    assert "&lt;i&gt;" in widget.children[-1].value
+
+
+def test_an_error_in_the_function_reaches_the_reader(in_kernel):
+    def draw(x):
+        if x == 1:
+            raise RuntimeError("training diverged")
+        return line(x)
+
+    slider = explore(draw, caption="c", x=Slider("x", [0, 1])).widget().children[0]
+    with pytest.raises(RuntimeError, match="diverged"):
+        slider.value = 1
+
+
+def test_a_page_gets_json_and_a_kernel_gets_a_widget(monkeypatch):
+    figure = explore(line, caption="c", slope=Slider("slope", [1.0, 2.0]))
+    monkeypatch.setenv("HILBERT_BOOK", "1")
+    (data,) = displayed(figure._ipython_display_)
+    assert len(data[FIGURE_MIME]["frames"]) == 2
+    monkeypatch.delenv("HILBERT_BOOK")
+    (data,) = displayed(figure._ipython_display_)
+    assert "application/vnd.jupyter.widget-view+json" in data
+
+
+def test_numbers_are_cut_to_five_digits():
+    assert live._rounded({"x": [1 / 3, 2.0, 123456.7, True, None, "a"]}) == {
+        "x": [0.33333, 2, 123460, True, None, "a"]
+    }
+    array = go.Figure(go.Scatter(y=np.array([1 / 3, 0.5])))  # written as base64 by Plotly
+    assert live._compact(array)["data"][0]["y"] == [0.33333, 0.5]
+    square = go.Figure(go.Heatmap(z=np.eye(2)))
+    assert live._compact(square)["data"][0]["z"] == [[1, 0], [0, 1]]
+
+
+def test_glue_writes_what_myst_nb_reads():
+    with capture_output() as captured:
+        glue("answer", np.float64(0.25))
+    (output,) = captured.outputs
+    assert output.metadata["scrapbook"]["name"] == "answer"
+    prefix = output.metadata["scrapbook"]["mime_prefix"]
+    assert output.data == {prefix + "text/plain": "0.25"}
+
+
+def test_source_quotes_the_code_without_its_docstrings():
+    def twice(x: float) -> float:
+        """Not shown."""
+        return 2 * x  # shown
+
+    (data,) = displayed(lambda: source(twice))
+    text = data["text/markdown"]
+    assert "return 2 * x  # shown" in text
+    assert "Not shown" not in text
+    assert text.startswith("```python\ndef twice")
+
+
+def test_a_slider_says_what_is_wrong_with_it():
+    with pytest.raises(ValueError, match="at least two values"):
+        Slider("λ", [1])
+    with pytest.raises(ValueError, match=r"start=3 is not one of \[1, 2\]"):
+        Slider("λ", [1, 2], start=3)
+    with pytest.raises(ValueError, match="at least one Slider"):
+        explore(line, caption="c")
