@@ -172,10 +172,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def logits(model: nn.Module, x: Tensor, batch_size: int = 1024) -> Tensor:
+def logits(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
     """The model's outputs ``(N, C)`` in evaluation mode, without gradients, batch by batch.
 
-    Buffers (BatchNorm's running statistics) and training mode stay as they were.
+    Buffers (BatchNorm's running statistics) and training mode stay as they were. The batches are
+    of 128 examples on a CPU, where the activations of larger ones fall out of the cache (1,024 at
+    once take :func:`cnn4` 1.7 times as long), and of 1,024 elsewhere.
 
     Raises:
         ValueError: If ``x`` is empty.
@@ -183,11 +185,12 @@ def logits(model: nn.Module, x: Tensor, batch_size: int = 1024) -> Tensor:
     if len(x) == 0:
         raise ValueError("expected at least one example, got an empty batch")
     device = device_of(model)
+    batch_size = batch_size or (128 if device.type == "cpu" else 1024)
     with evaluating(model):
         return torch.cat([model(part.to(device)) for part in x.split(batch_size)])
 
 
-def probabilities(model: nn.Module, x: Tensor, batch_size: int = 1024) -> Tensor:
+def probabilities(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
     """The classifier's function on ``x``: softmax outputs, shape ``(N, C)``.
 
     What every function-space distance in the paper is taken over. In evaluation mode, without
