@@ -24,7 +24,7 @@ node_modules/.installed: .venv/.installed package.json package-lock.json
 	@touch $@
 
 book: .venv/.installed node_modules/.installed ## build the book into _build/html (executes the chapters)
-	$(BIN)/jupyter-book build book --config _config.yml --toc _toc.yml --path-output . -W -n --keep-going
+	$(BIN)/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml --path-output . -W -n --keep-going
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 lint: .venv/.installed ## ruff and mypy

@@ -15,13 +15,15 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import plotly.graph_objects as go
 from IPython.display import HTML, Markdown, display
+
+from .records import Claim, Record, judge
 
 FIGURE_MIME = "application/vnd.hilbertlib.figure+json"
 
@@ -52,16 +54,69 @@ def glue(name: str, value: Any) -> None:
     )
 
 
+def glue_all(**values: Any) -> None:
+    """:func:`glue` each of these under its own name."""
+    for name, value in values.items():
+        glue(name, value)
+
+
+def verdicts(record: Record, claims: Iterable[Claim]) -> None:
+    """Judge the claims on the record and display the verdicts as a table.
+
+    Raises:
+        AssertionError: If a claim of the book itself does not hold. The paper's claims may fail:
+            then the table says so.
+    """
+    rows, broken = [], []
+    for claim in claims:
+        verdict = judge(claim, record)
+        own = claim.where.startswith("this chapter")
+        if own and verdict.word != "reproduced":
+            broken.append(f"{claim.id}: {verdict.word}, {verdict.reason}")
+        word = "holds" if own and verdict.word == "reproduced" else str(verdict)
+        look = {"reproduced": "holds", "not reproduced": "fails"}.get(verdict.word, "open")
+        effects = "<br>".join(
+            html.escape(
+                " ".join(filter(None, (name and f"{name}:", str(part.interval), claim.unit)))
+            )
+            for name, part in verdict.parts.items()
+        )
+        rows.append(
+            f"<tr><td>{html.escape(claim.sentence)} "
+            f"<small>({html.escape(claim.where)})</small></td>"
+            f"<td>{effects}<br><small>{html.escape(claim.reading)}; "
+            f"{claim.direction} {html.escape(str(claim.margin))}</small></td>"
+            f'<td><span class="book-verdict {look}">{word}</span></td></tr>'
+        )
+    head = "<thead><tr><th>claim</th><th>measured</th><th>verdict</th></tr></thead>"
+    display(HTML(f'<table class="book-verdicts">{head}<tbody>{"".join(rows)}</tbody></table>'))
+    assert not broken, "a claim of this book no longer holds: " + "; ".join(broken)
+
+
+def _is_docstring(node: ast.AST) -> TypeGuard[ast.stmt]:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _is_refusal(node: ast.AST) -> TypeGuard[ast.stmt]:
+    return isinstance(node, ast.If) and not node.orelse and isinstance(node.body[0], ast.Raise)
+
+
 def source(*objects: Any) -> None:
-    """Display the library's own lines, without their docstrings, so that the book cannot drift."""
+    """Display the library's own lines, so that the book cannot drift.
+
+    Docstrings and refusals of bad input (an ``if`` that only raises) are left out.
+    """
     parts = []
     for obj in objects:
         tree = ast.parse(textwrap.dedent(inspect.getsource(obj)))
         lines = textwrap.dedent(inspect.getsource(obj)).splitlines()
-        for node in reversed([n for n in ast.walk(tree) if hasattr(n, "body")]):
-            first = node.body[0] if isinstance(node.body, list) and node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                del lines[first.lineno - 1 : first.end_lineno]
+        left_out = [n for n in ast.walk(tree) if _is_docstring(n) or _is_refusal(n)]
+        for node in sorted(left_out, key=lambda n: n.lineno, reverse=True):
+            del lines[node.lineno - 1 : node.end_lineno]
         parts.append("\n".join(lines).strip("\n"))
     display(Markdown("```python\n" + "\n\n\n".join(parts) + "\n```"))
 

@@ -7,15 +7,24 @@ import plotly.graph_objects as go
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from hilbertlib import live
 from hilbertlib.live import FIGURE_MIME, Slider, explore, glue, show, source
+from hilbertlib.records import Claim, Provenance, Record, Table
 
 
 def line(slope: float) -> go.Figure:
     figure = go.Figure(go.Scatter(x=[0, 1, 2], y=[0, slope, 2 * slope]))
     return figure.update_layout(title="A line", meta={"alt": "a line that rises"})
+
+
+@pytest.fixture(autouse=True)
+def shell():
+    """Without a shell, display only prints."""
+    yield InteractiveShell.instance()
+    InteractiveShell.clear_instance()
 
 
 @pytest.fixture
@@ -134,7 +143,7 @@ def test_a_page_gets_json_and_a_kernel_gets_a_widget(monkeypatch):
     (data,) = displayed(figure._ipython_display_)
     assert len(data[FIGURE_MIME]["frames"]) == 2
     monkeypatch.delenv("HILBERT_BOOK")
-    (data,) = displayed(figure._ipython_display_)
+    data = displayed(figure._ipython_display_)[-1]
     assert "application/vnd.jupyter.widget-view+json" in data
 
 
@@ -167,6 +176,34 @@ def test_source_quotes_the_code_without_its_docstrings():
     assert "return 2 * x  # shown" in text
     assert "Not shown" not in text
     assert text.startswith("```python\ndef twice")
+
+
+def test_verdicts_are_shown_and_a_broken_claim_of_the_book_raises():
+    def claim(where, margin):
+        return Claim("c", where, "It is <b>big</b>.", "size", "e", lambda r: r["t"]["x"], margin)
+
+    provenance = Provenance({}, [1, 2, 3], "d", "0", "cpu", {}, 0.0)
+    record = Record("e", "live", {"t": Table({"x": [1.0, 1.1, 0.9]})}, provenance)
+    with capture_output() as captured:
+        live.verdicts(record, [claim("this chapter", 0.5), claim("Fig. 1", 2.0)])
+    page = captured.outputs[0].data["text/html"]
+    assert page.count("<tr>") == 3
+    assert ">holds<" in page
+    assert "inconclusive (reduced setting)" in page  # live scale cannot refute the paper
+    assert "&lt;b&gt;" in page
+    with pytest.raises(AssertionError, match="c: inconclusive"), capture_output():
+        live.verdicts(record, [claim("this chapter", 2.0)])
+
+
+def test_source_leaves_out_refusals_of_bad_input():
+    def root(x: float) -> float:
+        if x < 0:
+            raise ValueError("negative")
+        return x**0.5
+
+    (data,) = displayed(lambda: source(root))
+    assert "raise" not in data["text/markdown"]
+    assert "return x**0.5" in data["text/markdown"]
 
 
 def test_a_slider_says_what_is_wrong_with_it():

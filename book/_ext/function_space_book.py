@@ -120,7 +120,7 @@ def stage_laboratory() -> None:
 def config_inited(app: Sphinx, config: Config) -> None:
     os.environ["HILBERT_BOOK"] = "1"  # tells the notebooks' kernels to emit what a page can show
     stage_assets()
-    pass
+    (ROOT / "hilbertlib/lab/lab.css").exists() and stage_laboratory()
     # Jupyter Book puts every script below source/_static on every page, so ours live elsewhere.
     config.html_static_path.append(str(STAGE))
     config.mathjax_path = "vendor/mathjax/tex-chtml.js"
@@ -137,6 +137,11 @@ def config_inited(app: Sphinx, config: Config) -> None:
 def page_context(app: Sphinx, pagename, templatename, context, doctree) -> None:
     """Give each page the scripts it needs and no others."""
     body = context.get("body", "")
+    app.add_css_file("book.css")
+    app.add_js_file("book.js", loading_method="defer")
+    if "hilbert-lab" in body:
+        app.add_css_file("lab.css")
+        app.add_js_file("lab.js", loading_method="defer")
     # sphinx-thebe loads itself from a CDN (twice) for live code, which this book does not use.
     context["script_files"] = [
         s
@@ -151,11 +156,6 @@ def page_context(app: Sphinx, pagename, templatename, context, doctree) -> None:
     context["body"] = body.replace(' role="doc-biblioentry"', "").replace(
         ' role="list" class="citation-list"', ' class="citation-list"'
     )
-    app.add_css_file("book.css")
-    app.add_js_file("book.js", loading_method="defer")
-    if "hilbert-lab" in body:
-        app.add_css_file("lab.css")
-        app.add_js_file("lab.js", loading_method="defer")
 
 
 def report_times(app: Sphinx, exception: Exception | None) -> None:

@@ -37,7 +37,7 @@
   function stacked(data, layout) {
     const n = layout.meta?.panels ?? 1, out = { ...layout, margin: { ...layout.margin, r: 12 } };
     const notes = (layout.annotations ?? []).filter((a) => a.name !== "direct label");
-    const named = data.map((t) => (t.meta?.legend ? { ...t, showlegend: true } : t));
+    const named = data.map((t) => ({ ...t, showlegend: Boolean(t.meta?.legend) }));
     const seen = new Set();
     named.forEach((t, i) => { if (t.showlegend) { if (seen.has(t.name)) named[i] = { ...t, showlegend: false }; seen.add(t.name); } });
     out.showlegend = seen.size > 1;

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..data import Dataset
 from ..distance import l2_distance
-from ..hcgd import HilbertConstrained
+from ..hcgd import HilbertConstrained, Norm
 from ..models import mlp, seeded
 from ..training import History, probabilities, train
 from ..trajectory import Movement, Recorder, embed, l2_matrix
@@ -33,7 +33,7 @@ class Setting:
     lr: float = 0.1  # ε
     momentum: float = 0.9  # β
     corrections: int = 1  # n
-    norm: str = "rms"
+    norm: Norm = "rms"
     batch_size: int = 64
     validation_size: int = 256
     epochs: int = 30
@@ -68,7 +68,7 @@ class Run:
 def run(
     dataset: Dataset,
     seed: int,
-    setting: Setting = Setting(),  # noqa: B008  (frozen)
+    setting: Setting = Setting(),
     leash_on: Tensor | None = None,
 ) -> Run:
     """Train one network on a leash and measure every update.
@@ -160,7 +160,7 @@ def overshoot(
     rates: Sequence[float],
     *,
     lam_eta: float = 0.01,
-    norm: str = "rms",
+    norm: Norm = "rms",
     steps: int = 8,
     batch_size: int = 64,
     seed: int = 0,
@@ -188,7 +188,7 @@ def overshoot(
 
 
 def _one_step(
-    model: nn.Module, x: Tensor, y: Tensor, x_v: Tensor, lr: float, lam_eta: float, norm: str
+    model: nn.Module, x: Tensor, y: Tensor, x_v: Tensor, lr: float, lam_eta: float, norm: Norm
 ) -> nn.Module:
     there = copy.deepcopy(model)
     sgd = torch.optim.SGD(there.parameters(), lr=lr)

@@ -5,8 +5,10 @@ softmax probabilities, equation 1 of the book and section 2 of the paper.
 """
 
 import copy
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +18,10 @@ from torch import Tensor, nn
 from ..data import Dataset
 from ..distance import l2_distance, parameter_distance
 from ..models import mlp, seeded
+from ..records import Claim, Record, Table
 from ..symmetry import interpolate, match_hidden, permute_hidden
 from ..training import accuracy, probabilities, train
+from .common import live_record
 
 HIDDEN = (32, 32, 32)  # units of the hidden layers; deep enough for the order of units to matter
 
@@ -76,8 +80,8 @@ def walk(a: nn.Module, b: nn.Module, dataset: Dataset, steps: int = 21, example:
         from_a, from_b = (float(l2_distance(here, end)) for end in (at_a, at_b))
         moved = float(parameter_distance(a, between))
         rows.append((from_a, moved, min(from_a, from_b), accuracy(between, x, y), here[example]))
-    l2, ell2, stray, right, answers = zip(*rows, strict=True)
-    return Walk(ts, *map(np.array, (l2, ell2, stray, right)), torch.stack(answers).numpy())
+    l2, ell2, stray, right = np.array([row[:4] for row in rows]).T
+    return Walk(ts, l2, ell2, stray, right, torch.stack([row[4] for row in rows]).numpy())
 
 
 PAIRS = (
@@ -210,3 +214,135 @@ def _unit(direction: list[Tensor]) -> list[Tensor]:
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+# --- the record, the numbers for the text, and the claims ------------------------------------
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the record."""
+
+    epochs: int = 40
+    step: float = 0.3
+
+
+def run(dataset: Dataset, seeds: Sequence[int], config: Config = Config()) -> Record:
+    """Pairs and walks for each seed: tables ``pairs`` and ``walks``."""
+    started = time.perf_counter()
+    pair_rows: list[dict[str, Any]] = []
+    walk_rows: list[dict[str, Any]] = []
+    for seed in seeds:
+        for name, (ell2, l2) in pairs(dataset, seed, config.step, config.epochs).items():
+            pair_rows.append({"seed": seed, "pair": name, "ell2": ell2, "l2": l2})
+        for name, path in humps(dataset, seed, config.epochs).items():
+            for t, stray in zip(path.t.tolist(), path.stray.tolist(), strict=True):
+                walk_rows.append({"seed": seed, "walk": name, "t": t, "stray": stray})
+    return live_record(
+        "same_function",
+        {"pairs": Table.from_rows(pair_rows), "walks": Table.from_rows(walk_rows)},
+        config=config,
+        seeds=seeds,
+        dataset=dataset,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def ratios(record: Record, over: tuple[str, str], under: tuple[str, str]) -> list[float]:
+    """One ratio a seed between two distances, each named by ``(pair, "ell2" or "l2")``."""
+    table = record["pairs"]
+    above, below = (table.where(pair=pair)[column] for pair, column in (over, under))
+    return [a / b for a, b in zip(above, below, strict=True)]
+
+
+def peaks(record: Record, walk: str) -> list[float]:
+    """The greatest distance from the nearer end on each seed's walk of this kind."""
+    table = record["walks"].where(walk=walk)
+    return [max(table.where(seed=seed)["stray"]) for seed in record.seeds]
+
+
+def growth_per_doubling(lengths: Sequence[float], l2: Sequence[float]) -> float:
+    """By what factor L2 grows when the length doubles: 2 to the power of the mean log-log slope."""
+    return float(2 ** np.polyfit(np.log2(lengths), np.log2(l2), 1)[0])
+
+
+TWINS, UNTRAINED, STRANGERS, AT_RANDOM, UPHILL = PAIRS
+
+CLAIMS = (
+    Claim(
+        id="book-twins",
+        where="this chapter",
+        sentence="A network and its shuffled twin are one function.",
+        reading="L₂ between them",
+        experiment="same_function",
+        effects=lambda r: r["pairs"].where(pair=TWINS)["l2"],
+        margin=1e-4,
+        direction="below",
+    ),
+    Claim(
+        id="book-strangers",
+        where="this chapter",
+        sentence="In parameters the twin is as far away as a network trained from another start.",
+        reading="ℓ₂ to the twin over ℓ₂ to the other network",
+        experiment="same_function",
+        effects=lambda r: ratios(r, (TWINS, "ell2"), (STRANGERS, "ell2")),
+        margin=(0.8, 1.25),
+        direction="within",
+    ),
+    Claim(
+        id="book-direction",
+        where="this chapter",
+        sentence="Equal steps in parameters are unequal steps in function.",
+        reading="L₂ along the gradient over L₂ in a random direction",
+        experiment="same_function",
+        effects=lambda r: ratios(r, (UPHILL, "l2"), (AT_RANDOM, "l2")),
+        margin=3.0,
+    ),
+    Claim(
+        id="book-hump",
+        where="this chapter",
+        sentence="The straight line between two copies of one function leaves that function.",
+        reading="greatest L₂ from the nearer end",
+        experiment="same_function",
+        effects=lambda r: peaks(r, "shuffled twin"),
+        margin=0.3,
+    ),
+    Claim(
+        id="book-match-twin",
+        where="this chapter",
+        sentence="It is the order of the units: matching them removes the detour.",
+        reading="greatest L₂ from the nearer end, after matching",
+        experiment="same_function",
+        effects=lambda r: peaks(r, "shuffled twin, matched"),
+        margin=1e-3,
+        direction="below",
+    ),
+    Claim(
+        id="book-match-stranger",
+        where="this chapter",
+        sentence="Between independent networks matching removes more than half of the detour.",
+        reading="greatest L₂ after matching over the same before",
+        experiment="same_function",
+        effects=lambda r: [
+            after / before
+            for after, before in zip(
+                peaks(r, "independent network, matched"),
+                peaks(r, "independent network"),
+                strict=True,
+            )
+        ],
+        margin=0.5,
+        direction="below",
+    ),
+    Claim(
+        id="traj-same-start",
+        where="section 2.1, Fig. 1",
+        sentence="Random initializations begin at about the same point in function space, "
+        "far apart in parameter space.",
+        reading="L₂ between two networks before training over the same after training",
+        experiment="same_function",
+        effects=lambda r: ratios(r, (UNTRAINED, "l2"), (STRANGERS, "l2")),
+        margin=0.5,
+        direction="below",
+    ),
+)

@@ -1,1 +1,1 @@
-"""Plain numbers in, Plotly figures out: ``style`` is the house style, the rest one module a chapter."""
+"""Plain numbers in, Plotly figures out: the house ``style``, and one module a chapter."""

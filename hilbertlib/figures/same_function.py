@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..experiments.same_function import PAIRS, Walk
+from ..records import Record
 from .style import COLOUR, CYCLE, Line, add_lines, axis, curves, layout, panels
 
 
@@ -22,8 +23,15 @@ def walk(walk: Walk, at: float, classes: Sequence[str]) -> tuple[go.Figure, str]
     )
     scale = walk.ell2[-1]
     lines = [
-        Line("ℓ₂, as a share of its end", walk.t, walk.ell2 / scale, COLOUR["ℓ2"], label_at=0.32),
-        Line("L₂", walk.t, walk.l2, COLOUR["L2"], label_at=0.24),
+        Line(
+            "ℓ₂, as a share of its end",
+            walk.t,
+            walk.ell2 / scale,
+            COLOUR["ℓ2"],
+            label_at=0.92,
+            label_side="left",
+        ),
+        Line("L₂", walk.t, walk.l2, COLOUR["L2"], label_at=0.3, label_side="left"),
     ]
     figure.update_xaxes(axis("t", range=[-0.02, 1.02]), row=1, col=1)
     figure.update_yaxes(axis("distance", range=[0, 1.1]), row=1, col=1)
@@ -47,14 +55,8 @@ def walk(walk: Walk, at: float, classes: Sequence[str]) -> tuple[go.Figure, str]
     return figure, text
 
 
-def pairs(table: Mapping[str, Sequence[tuple[float, float]]]) -> go.Figure:
-    """Function distance against parameter distance, one dot a pair of networks and seed.
-
-    Parameters
-    ----------
-    table : mapping
-        From each name in :data:`~hilbertlib.experiments.same_function.PAIRS` to its ``(ℓ2, L2)``.
-    """
+def pairs(record: Record) -> go.Figure:
+    """Function distance against parameter distance, one dot a pair of networks and seed."""
     figure = go.Figure()
     figure.set_subplots(1, 1)
     figure.update_layout(
@@ -69,7 +71,8 @@ def pairs(table: Mapping[str, Sequence[tuple[float, float]]]) -> go.Figure:
     )
     symbols = ("circle", "square", "diamond", "triangle-up", "star")
     for name, colour, symbol in zip(PAIRS, CYCLE, symbols, strict=False):
-        x, y = np.array(table[name]).T
+        table = record["pairs"].where(pair=name)
+        x, y = table["ell2"], table["l2"]
         figure.add_scatter(
             x=x,
             y=y,
@@ -77,13 +80,23 @@ def pairs(table: Mapping[str, Sequence[tuple[float, float]]]) -> go.Figure:
             mode="markers",
             marker={"color": colour, "size": 11, "symbol": symbol, "opacity": 0.85},
             meta={"legend": True},
-            showlegend=True,
+        )
+        on_left = np.mean(x) < 1
+        figure.add_annotation(
+            x=np.log10(np.mean(x)),
+            y=np.mean(y),
+            text=f"<b>{name.replace(', ', ',<br>')}</b>",
+            name="direct label",
+            showarrow=False,
+            align="left" if on_left else "right",
+            xanchor="left" if on_left else "right",
+            xshift=14 if on_left else -16,
+            yshift=12 if np.mean(y) < 0.01 else 0,  # clear of the axis
+            font={"color": colour, "size": 13},
         )
     figure.update_layout(
         xaxis=axis("parameter distance ℓ₂", type="log", range=[-0.7, 1.7]),
         yaxis=axis("function distance L₂", rangemode="tozero"),
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        margin_t=80,
     )
     return figure
 
@@ -121,7 +134,7 @@ def fan(
     return figure, f"A step of length {lengths[k]:.2g} moves the function by {moved}."
 
 
-def humps(walks: Mapping[str, Sequence[Walk]]) -> go.Figure:
+def humps(record: Record) -> go.Figure:
     """How far each walk strays from the nearer of its ends: mean over seeds, and their range."""
     style = {
         "shuffled twin": (COLOUR["L2"], "solid"),
@@ -130,13 +143,12 @@ def humps(walks: Mapping[str, Sequence[Walk]]) -> go.Figure:
         "independent network, matched": (COLOUR["ℓ2"], "dot"),
     }
     lines = []
-    for name, runs in walks.items():
-        stray = np.array([w.stray for w in runs])
-        colour, dash = style[name]
-        lines.append(
-            Line(name, runs[0].t, stray.mean(0), colour, stray.min(0), stray.max(0), dash)
-        )
-    figure = curves(
+    for name, (colour, dash) in style.items():
+        table = record["walks"].where(walk=name)
+        t = table.unique("t")
+        stray = np.reshape(table["stray"], (-1, len(t)))  # one row a seed
+        lines.append(Line(name, t, stray.mean(0), colour, stray.min(0), stray.max(0), dash))
+    return curves(
         lines,
         title="With the hidden units matched first, the hump shrinks or goes",
         x="t, the way from one network to the other",
@@ -145,11 +157,5 @@ def humps(walks: Mapping[str, Sequence[Walk]]) -> go.Figure:
         "trained network show a high hump halfway. After matching, the twin's is gone and the "
         "independent network's is several times lower.",
         right=20,
+        labels=False,
     )
-    figure.update_layout(
-        annotations=[],
-        showlegend=True,
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        margin_t=70,
-    )
-    return figure

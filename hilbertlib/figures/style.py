@@ -42,6 +42,14 @@ class Line:
     mode: str = "lines"
     width: float = 2.5
     label_at: float = 1.0  # where along the curve its name stands: 1 is the last point
+    label_side: str = ""  # "left", "right" or "above" of that point; "right" at the end
+
+
+_PLACE = {
+    "right": {"xanchor": "left", "yanchor": "middle", "xshift": 6},
+    "left": {"xanchor": "right", "yanchor": "middle", "xshift": -8},
+    "above": {"xanchor": "center", "yanchor": "bottom", "yshift": 4},
+}
 
 
 def rgba(colour: str, alpha: float) -> str:
@@ -106,7 +114,7 @@ def add_lines(
             mode=line.mode,
             line={"color": line.colour, "width": line.width, "dash": line.dash},
             marker={"color": line.colour, "size": 8},
-            meta={"legend": True} if labels else None,
+            meta={"legend": True},
             row=row,
             col=col,
         )
@@ -122,11 +130,8 @@ def add_lines(
                 text=f"<b>{line.name}</b>",
                 name="direct label",  # the page swaps these for a legend where it is narrow
                 showarrow=False,
-                xanchor="left" if line.label_at > 0.8 else "center",
-                yanchor="middle" if line.label_at > 0.8 else "bottom",
-                xshift=6 if line.label_at > 0.8 else 0,
-                yshift=0 if line.label_at > 0.8 else 4,
                 font={"color": line.colour, "size": 13},
+                **_PLACE[line.label_side or ("right" if line.label_at == 1 else "above")],
             )
 
 
@@ -146,6 +151,7 @@ def curves(
     log_y: bool = False,
     height: int = 380,
     right: int = 110,
+    labels: bool = True,
 ) -> go.Figure:
     """One panel of labelled curves.
 
@@ -156,16 +162,24 @@ def curves(
         The title says what is shown; the axis labels give units.
     right : int
         Pixels kept free on the right for the names.
+    labels : bool
+        Names beside the curves; a legend above them where that would be crowded.
     """
     figure = go.Figure()
     figure.set_subplots(1, 1)
     figure.update_layout(layout(title, alt, height))
+    ends = np.concatenate([np.asarray(line.x, float) for line in lines])
+    low, high = (np.log10 if log_x else np.asarray)([ends.min(), ends.max()])
+    pad = 0.02 * (high - low)  # names beside the curves would widen an automatic range
     figure.update_layout(
         margin_r=right,
-        xaxis=axis(x, type="log" if log_x else "linear"),
+        xaxis=axis(x, type="log" if log_x else "linear", range=[low - pad, high + pad]),
         yaxis=axis(y, type="log" if log_y else "linear"),
     )
-    add_lines(figure, lines)
+    add_lines(figure, lines, labels=labels)
+    if not labels:
+        legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+        figure.update_layout(showlegend=True, legend=legend, margin_t=70)
     return figure
 
 
