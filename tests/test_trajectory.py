@@ -173,9 +173,9 @@ def test_distances_are_those_of_each_pair(reduction):
         assert torch.equal(matrix.diag(), torch.zeros(5, dtype=torch.float64))
 
 
-@given(slab=st.integers(1, 4000))
+@given(slab=st.integers(1, 4000), block=st.integers(1, 4000))
 @settings(max_examples=20)
-def test_slabs_of_any_size_give_the_same_matrix(slab):
+def test_slabs_and_blocks_of_any_size_give_the_same_matrix(slab, block):
     generator = torch.Generator().manual_seed(0)
     made = Trajectory(
         torch.arange(4),
@@ -185,6 +185,7 @@ def test_slabs_of_any_size_give_the_same_matrix(slab):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trajectory, "_SLAB_BYTES", slab)
+        patch.setattr(trajectory, "_BLOCK_BYTES", block)
         for reduction in ("rms", "mean_norm"):
             torch.testing.assert_close(made.l2(reduction), twin(made.outputs, reduction))
         torch.testing.assert_close(made.parameter(), twin(made.parameters[:, None]))
@@ -406,13 +407,40 @@ def test_matrices_of_files_read_them_piece_by_piece(tmp_path, monkeypatch):
     _, kept = run({"folder": tmp_path})
     monkeypatch.setattr(trajectory, "_SLAB_BYTES", 8 * 5 * 20)
     widths = []
-    original = trajectory.pairwise_parameter_distance
+    original = trajectory._read
 
-    def spy(slab):
-        widths.append(slab.shape[1])
-        return original(slab)
+    def spy(*arguments):
+        widths.append(original(*arguments).shape[1])
+        return original(*arguments)
 
-    monkeypatch.setattr(trajectory, "pairwise_parameter_distance", spy)
+    monkeypatch.setattr(trajectory, "_read", spy)
     kept.parameter()
     assert max(widths) == 20
     assert sum(widths) == 65 * 6 + 7 * 10
+
+
+@given(st.integers(0, 459), st.integers(1, 500))
+def test_columns_are_those_of_the_rows(tmp_path_factory, low, width):
+    folder = tmp_path_factory.getbasetemp() / "columns"
+    if not folder.exists():
+        run({"folder": folder})
+    files = SnapshotFiles.open(folder)
+    for kind in ("outputs", "parameters"):
+        rows = files.rows(kind)
+        first = low % rows.shape[1]
+        expected = rows[:, first : first + width]
+        assert torch.equal(files.columns(kind, first, first + width), expected)
+
+
+def test_a_trajectory_stays_as_it_was_loaded_while_the_run_goes_on(tmp_path):
+    run({"folder": tmp_path}, epochs=2)
+    loaded = Trajectory.load(tmp_path)
+    run({"folder": tmp_path, "resume": True}, epochs=4)
+    assert loaded.l2().shape == loaded.parameter().shape == (3, 3)
+    assert Trajectory.load(tmp_path).l2().shape == (5, 5)
+
+
+def test_columns_of_what_was_not_recorded_are_refused(tmp_path):
+    run({"folder": tmp_path, "parameters": False})
+    with pytest.raises(ValueError, match="holds no parameters"):
+        SnapshotFiles.open(tmp_path).columns("parameters", 0, 1)
