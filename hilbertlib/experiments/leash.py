@@ -5,21 +5,24 @@ itself (X_V) is drawn from the training images, as in the paper.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from joblib import Parallel, delayed
 from torch import Tensor, nn
 
 from ..data import Dataset
-from ..distance import l2_distance
+from ..distance import l2_distance, pairwise_l2
 from ..hcgd import HilbertConstrained, Norm
 from ..models import mlp, seeded
+from ..records import Claim, Record, Table
 from ..training import History, probabilities, train
-from ..trajectory import Movement, Recorder, embed, l2_matrix
+from ..trajectory import Movement, Recorder, embed
+from .common import live_record
 
 HIDDEN = (64, 64)
 
@@ -34,9 +37,12 @@ class Setting:
     momentum: float = 0.9  # β
     corrections: int = 1  # n
     norm: Norm = "rms"
+    absorb: bool = True  # whether the velocity takes up the corrections
     batch_size: int = 64
     validation_size: int = 256
-    epochs: int = 30
+    epochs: int = 15
+    x_v: str = "training"  # where X_V comes from: "training", or for controls "noise", "black"
+    pull: str = "gradient"  # or for a control "random": a correction of the same size anywhere
 
 
 @dataclass(frozen=True)
@@ -69,26 +75,21 @@ def run(
     dataset: Dataset,
     seed: int,
     setting: Setting = Setting(),
-    leash_on: Tensor | None = None,
 ) -> Run:
-    """Train one network on a leash and measure every update.
-
-    Parameters
-    ----------
-    leash_on : Tensor of shape ``(M, *shape)``, optional
-        Inputs that X_V is drawn from in place of the training images: for controls.
-    """
+    """Train one network on a leash and measure every update."""
     model = new_network(dataset, seed)
     sgd = torch.optim.SGD(model.parameters(), lr=setting.lr, momentum=setting.momentum)
-    optimizer: Any = HilbertConstrained(
+    kind = _RandomPull if setting.pull == "random" else HilbertConstrained
+    optimizer: Any = kind(
         sgd,
         lam=setting.lam,
         inner_lr=setting.inner_lr,
         corrections=setting.corrections,
         norm=setting.norm,
+        absorb=setting.absorb,
     )
-    if leash_on is not None:
-        optimizer = _LeashedOn(optimizer, model, leash_on, setting.validation_size, seed)
+    if setting.x_v != "training":
+        optimizer = _LeashedOn(optimizer, model, _other_inputs(setting, dataset, seed))
     steps = Movement(model, dataset.x_test)
     epochs = Recorder(model, dataset.x_test, parameters=False)
     history = train(
@@ -106,28 +107,56 @@ def run(
     return Run(setting, seed, *moved, history, epochs.trajectory().outputs)
 
 
+def run_all(
+    dataset: Dataset, arms: Mapping[str, Setting], seeds: Sequence[int], jobs: int = -1
+) -> dict[str, list[Run]]:
+    """Every arm from every seed, side by side on the machine's cores."""
+    work = [(name, seed) for name in arms for seed in seeds]
+    done = Parallel(n_jobs=jobs)(delayed(_alone)(dataset, seed, arms[name]) for name, seed in work)
+    out: dict[str, list[Run]] = {name: [] for name in arms}
+    for (name, _), result in zip(work, done, strict=True):
+        out[name].append(result)
+    return out
+
+
+def _alone(dataset: Dataset, seed: int, setting: Setting) -> Run:
+    torch.set_num_threads(1)  # the runs share the cores among themselves
+    return run(dataset, seed, setting)
+
+
 def new_network(dataset: Dataset, seed: int) -> nn.Module:
     """An untrained perceptron with two hidden layers of 64 ReLU units."""
     sizes = (int(np.prod(dataset.shape)), *HIDDEN, len(dataset.classes))
     return seeded(lambda: mlp(sizes), seed)
 
 
+def _other_inputs(setting: Setting, dataset: Dataset, seed: int) -> Tensor:
+    shape = (setting.validation_size, *dataset.shape)
+    if setting.x_v == "black":
+        return torch.zeros(shape)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
 class _LeashedOn:
     """An optimizer that measures its steps on inputs of our choice, whatever the loop offers."""
 
-    def __init__(
-        self, inner: HilbertConstrained, model: nn.Module, x: Tensor, size: int, seed: int
-    ) -> None:
-        self._inner, self._model, self._x, self._size = inner, model, x, size
-        self._generator = torch.Generator().manual_seed(seed)
+    def __init__(self, inner: HilbertConstrained, model: nn.Module, x: Tensor) -> None:
+        self._inner, self._model, self._x = inner, model, x
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     def step(self, outputs: Any) -> None:
-        chosen = torch.randint(len(self._x), (self._size,), generator=self._generator)
-        x = self._x[chosen]
-        self._inner.step(lambda: self._model(x).softmax(dim=1))
+        self._inner.step(lambda: self._model(self._x).softmax(dim=1))
+
+
+class _RandomPull(HilbertConstrained):
+    """Corrections of the right size, parameter by parameter, in a random direction."""
+
+    def _pull(self, *inputs: Any) -> list[Tensor]:
+        right = super()._pull(*inputs)
+        wrong = [torch.randn_like(g) for g in right]
+        return [w * (g.norm() / w.norm()) for w, g in zip(wrong, right, strict=True)]
 
 
 def map_of_runs(runs: Sequence[Run]) -> tuple[list[np.ndarray], float]:
@@ -136,19 +165,9 @@ def map_of_runs(runs: Sequence[Run]) -> tuple[list[np.ndarray], float]:
     Returns one array of shape ``(E + 1, 2)`` a run; all runs share one distance matrix, so the
     same function stands at the same place in each.
     """
-    trajectories = [_Outputs(r.outputs) for r in runs]
-    drawn = embed(l2_matrix(trajectories), method="classical")  # type: ignore[arg-type]
+    drawn = embed(pairwise_l2(torch.cat([r.outputs for r in runs])), method="classical")
     ends = np.cumsum([len(r.outputs) for r in runs])[:-1]
     return np.split(drawn.points, ends), drawn.stress
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    outputs: Tensor
-    folder: None = None
-
-    def __len__(self) -> int:
-        return len(self.outputs)
 
 
 # --- a single step under the microscope ------------------------------------------------------
@@ -185,6 +204,14 @@ def overshoot(
             )
             ratios[i, k] = float(l2_distance(leashed, before) / l2_distance(plain, before))
     return ratios
+
+
+def ready_network(dataset: Dataset, seed: int, epochs: int = 3) -> nn.Module:
+    """A network in the middle of its training, for single steps."""
+    model = new_network(dataset, seed)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    train(model, dataset, sgd, epochs=epochs, batch_size=64, seed=seed)
+    return model
 
 
 def _one_step(
@@ -230,3 +257,198 @@ def count_passes(corrections: int, reuse: bool = False) -> tuple[int, int]:
 
         optimizer.step([on(batch) for batch in x[1:]])
     return counts["forward"], counts["backward"]
+
+
+# --- the record and the claims ---------------------------------------------------------------
+
+
+def record(
+    dataset: Dataset, arms: Mapping[str, Sequence[Run]], overshoots: Mapping[str, np.ndarray]
+) -> Record:
+    """What the claims are judged on.
+
+    Parameters
+    ----------
+    arms : mapping
+        Runs by the name of their arm, all from the same seeds.
+    overshoots : mapping
+        For ``"rms"`` and ``"squared"``, the ratio of distances at the smallest ε for each seed.
+
+    Table ``runs``: for each arm and seed the squared path length in both spaces, the share of it
+    travelled in the last third of the steps, and test accuracy early (a quarter of the epochs)
+    and at the end. Table ``overshoot``: one ratio a norm and seed.
+    """
+    rows = []
+    for name, runs in arms.items():
+        for r in runs:
+            accuracy = r.history.test_accuracy
+            rows.append(
+                {
+                    "arm": name,
+                    "seed": r.seed,
+                    "path": float(r.cumulative[-1]),
+                    "late": late_share(r.cumulative),
+                    "late_parameters": late_share(r.cumulative_parameters),
+                    "early_accuracy": accuracy[len(accuracy) // 4 - 1],
+                    "accuracy": accuracy[-1],
+                }
+            )
+    seeds = [r.seed for r in next(iter(arms.values()))]
+    over = [
+        {"norm": norm, "seed": seed, "ratio": float(ratio)}
+        for norm, ratios in overshoots.items()
+        for seed, ratio in zip(seeds, ratios, strict=True)
+    ]
+    first = next(iter(arms.values()))[0].setting
+    seconds = sum(sum(r.history.seconds) for runs in arms.values() for r in runs)
+    return live_record(
+        "leash",
+        {"runs": Table.from_rows(rows), "overshoot": Table.from_rows(over)},
+        config=first,
+        seeds=seeds,
+        dataset=dataset,
+        seconds=seconds,
+    )
+
+
+def late_share(cumulative: np.ndarray) -> float:
+    """The share of a cumulative sum that comes in the last third of the steps."""
+    return float(1 - cumulative[2 * len(cumulative) // 3 - 1] / cumulative[-1])
+
+
+def column(record: Record, arm: str, name: str) -> list[float]:
+    """One value a seed."""
+    return record["runs"].where(arm=arm)[name]
+
+
+def compare(record: Record, arm: str, base: str, name: str, how: str = "ratio") -> list[float]:
+    """One ratio, or one difference, a seed between two arms."""
+    pairs = zip(column(record, arm, name), column(record, base, name), strict=True)
+    return [a / b if how == "ratio" else a - b for a, b in pairs]
+
+
+CLAIMS = (
+    Claim(
+        id="hcgd-path",
+        where="Fig. C.7",
+        sentence="HCGD lowers the cumulative squared L2 distance.",
+        reading="squared path of HCGD (λ = 0.5) over that of SGD at its end",
+        experiment="leash",
+        effects=lambda r: compare(r, "HCGD", "SGD", "path"),
+        margin=0.9,
+        direction="below",
+    ),
+    Claim(
+        id="hcgd-plateau",
+        where="Fig. C.7",
+        sentence="Late in training SGD's function keeps drifting, HCGD's plateaus.",
+        reading="share of the squared path travelled in the last third, SGD's less HCGD's",
+        experiment="leash",
+        effects=lambda r: {
+            "clean labels": compare(r, "SGD", "HCGD", "late", "difference"),
+            "40% of the labels shuffled": compare(
+                r, "SGD, shuffled", "HCGD, shuffled", "late", "difference"
+            ),
+        },
+        margin=0.05,
+    ),
+    Claim(
+        id="hcgd-params-drift",
+        where="Fig. C.7",
+        sentence="HCGD's parameters keep drifting although its function has converged.",
+        reading="HCGD's share of the squared path in the last third, parameters less function",
+        experiment="leash",
+        effects=lambda r: [
+            a - b
+            for a, b in zip(
+                column(r, "HCGD", "late_parameters"), column(r, "HCGD", "late"), strict=True
+            )
+        ],
+        margin=0.05,
+    ),
+    Claim(
+        id="hcgd-momentum",
+        where="section 3.2",
+        sentence="A velocity that absorbs the corrections speeds training and lowers test error.",
+        reading="test accuracy with less without absorbing, a quarter of the way and at the end",
+        experiment="leash",
+        effects=lambda r: {
+            "early": compare(r, "HCGD", "HCGD, not absorbed", "early_accuracy", "difference"),
+            "at the end": compare(r, "HCGD", "HCGD, not absorbed", "accuracy", "difference"),
+        },
+        margin=0.0,
+    ),
+    Claim(
+        id="hcgd-one-correction",
+        where="section 3.2",
+        sentence="One correction is often enough.",
+        reading="test accuracy with five corrections less that with one, no momentum",
+        experiment="leash",
+        effects=lambda r: compare(r, "n = 5", "n = 1", "accuracy", "difference"),
+        margin=(-0.01, 0.01),
+        direction="within",
+    ),
+    Claim(
+        id="book-overshoot",
+        where="this chapter",
+        sentence="On a short step a correction by the norm lengthens the step.",
+        reading="distance with over without a correction at ε = 0.001, λη = 0.01",
+        experiment="leash",
+        effects=lambda r: r["overshoot"].where(norm="rms")["ratio"],
+        margin=2.0,
+    ),
+    Claim(
+        id="book-squared",
+        where="this chapter",
+        sentence="A correction by the squared norm shortens it.",
+        reading="the same for the squared norm",
+        experiment="leash",
+        effects=lambda r: r["overshoot"].where(norm="squared")["ratio"],
+        margin=1.0,
+        direction="below",
+    ),
+    Claim(
+        id="book-rate",
+        where="this chapter",
+        sentence="Five corrections are more than a larger learning rate.",
+        reading="squared path of HCGD with n = 5 over that of SGD at ε + 4η",
+        experiment="leash",
+        effects=lambda r: compare(r, "n = 5", "SGD at ε + 4η", "path"),
+        margin=0.9,
+        direction="below",
+    ),
+    Claim(
+        id="book-black-leash",
+        where="this chapter",
+        sentence="A leash tied to a black image does not hold the function of digits.",
+        reading="squared path leashed on black images over SGD's",
+        experiment="leash",
+        effects=lambda r: compare(r, "on a black image", "SGD", "path"),
+        margin=0.8,
+    ),
+    Claim(
+        id="guess-random-pull",
+        where="our guess",
+        sentence="A pull of the same size in a random direction lengthens the path.",
+        reading="squared path with random corrections over SGD's",
+        experiment="leash",
+        effects=lambda r: compare(r, "random pull", "SGD", "path"),
+        margin=1.0,
+    ),
+    Claim(
+        id="guess-noise-leash",
+        where="our guess",
+        sentence="A leash on images of noise holds the function less than one on digits.",
+        reading="squared path over SGD's, leashed on noise less leashed on digits",
+        experiment="leash",
+        effects=lambda r: [
+            noise - digits
+            for noise, digits in zip(
+                compare(r, "on noise", "SGD", "path"),
+                compare(r, "HCGD", "SGD", "path"),
+                strict=True,
+            )
+        ],
+        margin=0.0,
+    ),
+)
