@@ -46,24 +46,32 @@ export class Network {
     for (let l = 0; l <= last; l++) {
       const { fanIn, fanOut, w, b } = this.layers[l];
       const out = this.act[l];
-      for (let i = 0, row = 0; i < n; i++, row += fanIn) {
-        let j = 0, k = w, o = i * fanOut;
-        // Four units at a time: their sums don't wait for one another, which about halves the time.
-        for (; j + 4 <= fanOut; j += 4, k += 4 * fanIn, o += 4) {
+      // Two rows and four units at a time: eight sums that don't wait for one another take half the time. An odd last
+      // row is its own companion.
+      for (let i = 0; i < n; i += 2) {
+        const row = i * fanIn, twin = i + 1 < n ? row + fanIn : row;
+        let j = 0, k = w, o = i * fanOut, q = i + 1 < n ? o + fanOut : o;
+        for (; j + 4 <= fanOut; j += 4, k += 4 * fanIn, o += 4, q += 4) {
           let s0 = theta[b + j], s1 = theta[b + j + 1], s2 = theta[b + j + 2], s3 = theta[b + j + 3];
+          let t0 = s0, t1 = s1, t2 = s2, t3 = s3;
+          const k1 = k + fanIn, k2 = k1 + fanIn, k3 = k2 + fanIn;
           for (let m = 0; m < fanIn; m++) {
-            const v = input[row + m];
-            s0 += theta[k + m] * v;
-            s1 += theta[k + fanIn + m] * v;
-            s2 += theta[k + 2 * fanIn + m] * v;
-            s3 += theta[k + 3 * fanIn + m] * v;
+            const u = input[row + m], v = input[twin + m];
+            const w0 = theta[k + m], w1 = theta[k1 + m], w2 = theta[k2 + m], w3 = theta[k3 + m];
+            s0 += w0 * u; s1 += w1 * u; s2 += w2 * u; s3 += w3 * u;
+            t0 += w0 * v; t1 += w1 * v; t2 += w2 * v; t3 += w3 * v;
           }
           out[o] = s0; out[o + 1] = s1; out[o + 2] = s2; out[o + 3] = s3;
+          out[q] = t0; out[q + 1] = t1; out[q + 2] = t2; out[q + 3] = t3;
         }
-        for (; j < fanOut; j++, k += fanIn, o++) {
-          let s = theta[b + j];
-          for (let m = 0; m < fanIn; m++) s += theta[k + m] * input[row + m];
+        for (; j < fanOut; j++, k += fanIn, o++, q++) {
+          let s = theta[b + j], t = s;
+          for (let m = 0; m < fanIn; m++) {
+            s += theta[k + m] * input[row + m];
+            t += theta[k + m] * input[twin + m];
+          }
           out[o] = s;
+          out[q] = t;
         }
       }
       if (l < last) {
@@ -85,22 +93,29 @@ export class Network {
       const delta = this.delta[l];
       const input = l ? this.act[l - 1] : x;
       const back = l ? this.delta[l - 1] : null;
-      for (let i = 0, o = 0, row = 0; i < n; i++, row += fanIn) {
+      for (let i = 0, row = 0; i < n; i++, row += fanIn) {
         if (back) for (let m = row; m < row + fanIn; m++) back[m] = 0;
-        for (let j = 0, k = w; j < fanOut; j++, o++) {
+        let j = 0, k = w, o = i * fanOut;
+        for (; j + 4 <= fanOut; j += 4, k += 4 * fanIn, o += 4) { // four units at a time, for the same reason
+          const d0 = delta[o], d1 = delta[o + 1], d2 = delta[o + 2], d3 = delta[o + 3];
+          const k1 = k + fanIn, k2 = k1 + fanIn, k3 = k2 + fanIn;
+          grad[b + j] += d0; grad[b + j + 1] += d1; grad[b + j + 2] += d2; grad[b + j + 3] += d3;
+          for (let m = 0; m < fanIn; m++) {
+            const v = input[row + m];
+            grad[k + m] += d0 * v; grad[k1 + m] += d1 * v; grad[k2 + m] += d2 * v; grad[k3 + m] += d3 * v;
+          }
+          if (back) for (let m = 0; m < fanIn; m++)
+            back[row + m] += d0 * theta[k + m] + d1 * theta[k1 + m] + d2 * theta[k2 + m] + d3 * theta[k3 + m];
+        }
+        for (; j < fanOut; j++, k += fanIn, o++) {
           const d = delta[o];
           grad[b + j] += d;
-          if (back) {
-            for (let m = row; m < row + fanIn; m++, k++) {
-              grad[k] += d * input[m];
-              back[m] += d * theta[k];
-            }
-          } else for (let m = row; m < row + fanIn; m++, k++) grad[k] += d * input[m];
+          for (let m = 0; m < fanIn; m++) grad[k + m] += d * input[row + m];
+          if (back) for (let m = 0; m < fanIn; m++) back[row + m] += d * theta[k + m];
         }
-        if (back) {
-          if (tanh) for (let m = row; m < row + fanIn; m++) back[m] *= 1 - input[m] * input[m];
-          else for (let m = row; m < row + fanIn; m++) if (!(input[m] > 0)) back[m] = 0;
-        }
+        if (!back) continue;
+        if (tanh) for (let m = row; m < row + fanIn; m++) back[m] *= 1 - input[m] * input[m];
+        else for (let m = row; m < row + fanIn; m++) if (!(input[m] > 0)) back[m] = 0;
       }
     }
     return grad;

@@ -37,7 +37,7 @@ export class Run {
     for (const learner of this.learners) learner.outputs = this.outputs(learner, this.probe);
     this.trajectory = new Trajectory(this.learners.length, this.probe.n, classes);
     this.trajectory.record(0, this.learners);
-    this.history = { every: 1, rows: [] };
+    this.history = { every: inputs > 2 ? 4 : 1, rows: [] }; // accuracies of images take longer than a step
     this.note();
     this.applyPending();
   }
