@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
-from torch.nn.modules.dropout import _DropoutNd
 
 from .data import Dataset
+from .models import has_dropout
 from .training import (
     Callback,
     DivergenceError,
@@ -168,9 +168,9 @@ def _check_models(
     shapes = [{name: p.shape for name, p in model.named_parameters()} for model in models]
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError("expected models of one architecture, got parameters of different shapes")
-    for module in models[0].modules():
-        if isinstance(module, _DropoutNd) or any(True for _ in module.buffers(recurse=False)):
-            raise ValueError(
-                f"expected models without buffers and dropout, got a {type(module).__name__}: "
-                "use train() in a loop"
-            )
+    buffers = [name for name, _ in models[0].named_buffers()]
+    if buffers or has_dropout(models[0]):
+        raise ValueError(
+            "expected models without buffers and dropout, got "
+            f"{', '.join(buffers) or 'dropout'}: use train() in a loop"
+        )

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 M = TypeVar("M", bound=nn.Module)
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -102,10 +103,11 @@ def cnn4(
 def squeezenet_cifar(classes: int = 10, dropout: float = 0.5) -> nn.Module:
     """SqueezeNet v1.1 with BatchNorm for 3x32x32 images: the network of figure 5.
 
-    torchvision's SqueezeNet v1.1, changed in two ways. A BatchNorm follows every convolution but
-    the last (the paper's "with batch normalization" says no more). The first convolution has
+    torchvision's SqueezeNet v1.1, changed in three ways. A BatchNorm follows every convolution
+    but the last (the paper's "with batch normalization" says no more). The first convolution has
     stride 1 and padding 1 in place of stride 2: made for 224x224 images, it would leave a single
-    pixel of a 32x32 one.
+    pixel of a 32x32 one. The logits pass through no ReLU: with it, all of them were 0 for good
+    within an epoch at the paper's larger learning rate of 0.3.
     """
     from torchvision.models.squeezenet import Fire, squeezenet1_1
 
@@ -114,6 +116,7 @@ def squeezenet_cifar(classes: int = 10, dropout: float = 0.5) -> nn.Module:
     nn.init.kaiming_uniform_(first.weight)  # as torchvision initializes its own
     nn.init.zeros_(first.bias)  # type: ignore[arg-type]
     net.features[0] = _normalized(first)
+    net.classifier[2] = nn.Identity()
     for module in net.features:
         if isinstance(module, Fire):
             module.squeeze = _normalized(module.squeeze)
@@ -202,6 +205,15 @@ def probabilities(model: nn.Module, x: Tensor, batch_size: int | None = None) ->
 def device_of(model: nn.Module) -> torch.device:
     """The device of the model's first parameter; the CPU for a model without any."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Whether a layer of the model is dropout, so that two passes in training mode differ."""
+    return any(
+        (isinstance(module, _DropoutNd) and module.p > 0)
+        or (isinstance(module, nn.RNNBase) and module.dropout > 0)
+        for module in model.modules()
+    )
 
 
 def _conv(inputs: int, outputs: int, batch_norm: bool) -> list[nn.Module]:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import Dataset
-from .models import device_of, logits
+from .models import device_of, has_dropout, logits
 from .models import probabilities as probabilities  # its place in the public interface
 
 CorrectionData = Literal["fresh", "same", "batch"]
@@ -105,7 +105,8 @@ def train(
         validation_size: Number of examples in X_V, drawn from the training set without the
             examples of the batch (section 4 of the paper: 256).
         correction_data: ``"fresh"``: a new X_V for every correction (Algorithm 2). ``"same"``:
-            one X_V for all corrections of a step. ``"batch"``: X_V is the training batch.
+            one X_V for all corrections of a step. ``"batch"``: X_V is the training batch, whose
+            outputs are not computed again.
         loss_function: Maps logits ``(B, C)`` and labels ``(B,)`` to their mean loss.
         clip_norm: Clip the gradient to this ℓ2 norm before each step.
         scheduler: A torch learning-rate scheduler, stepped once an epoch.
@@ -129,6 +130,12 @@ def train(
     validation = None
     if takes_outputs(optimizer):
         validation = _Validation(n, batch_size, validation_size, correction_data, seed)
+    # The batch's own outputs save the pass at the old parameters, unless dropout redraws them.
+    reuse = (
+        correction_data == "batch"
+        and "current" in inspect.signature(optimizer.step).parameters
+        and not has_dropout(model)
+    )
     if device is not None:
         model.to(resolve_device(device))
     device = device_of(model)
@@ -162,6 +169,7 @@ def train(
                 loss.backward()
                 loss_sum += value * len(y)
                 correct += int((predicted.argmax(dim=1) == y).sum())
+                known = predicted.detach().softmax(dim=1)
                 del predicted, loss  # free their graph before the corrections build theirs
                 if clip_norm is not None:
                     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
@@ -169,7 +177,8 @@ def train(
                     optimizer.step()
                 else:
                     outputs = validation.outputs(model, data.x_train, index, rest, optimizer)
-                    optimizer.step(outputs)  # type: ignore[arg-type]
+                    reused = {"current": known} if reuse else {}
+                    optimizer.step(outputs, **reused)  # type: ignore[arg-type]
                 seconds += time.perf_counter() - started
                 report(on_step, step, epoch, value)
             if scheduler is not None:

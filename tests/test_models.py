@@ -13,6 +13,7 @@ from hilbertlib.models import (
     cnn4,
     device_of,
     evaluating,
+    has_dropout,
     logits,
     mlp,
     probabilities,
@@ -145,6 +146,27 @@ def test_modes_come_back_after_an_error_too():
         model(torch.rand(1, 1, 9, 99))
     assert model.training
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)), True),
+        (nn.Sequential(nn.Dropout(0.0)), False),
+        (nn.LSTM(1, 2, num_layers=2, dropout=0.5), True),
+        (nn.LSTM(1, 2), False),
+        (squeezenet_cifar(), True),
+        (squeezenet_cifar(dropout=0), False),
+        (cnn4(), False),
+    ],
+)
+def test_dropout_is_found(model, expected):
+    assert has_dropout(model) == expected
+
+
+def test_squeezenets_logits_may_be_negative():
+    # With v1.1's last ReLU they are all 0 once the network has seen a step too large.
+    assert squeezenet_cifar()(torch.rand(4, 3, 32, 32)).min() < 0
 
 
 def test_logits_of_nothing_are_refused():

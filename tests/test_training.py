@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hilbertlib.data import load
+from hilbertlib.distance import l2_distance
+from hilbertlib.hcgd import HilbertConstrained
 from hilbertlib.models import mlp, seeded, small_cnn
 from hilbertlib.training import (
     DivergenceError,
@@ -19,6 +21,7 @@ from hilbertlib.training import (
     accuracy,
     batches,
     evaluate,
+    probabilities,
     resolve_device,
     takes_outputs,
     train,
@@ -222,6 +225,65 @@ def test_each_correction_gets_its_examples(correction_data, passes, different):
         batch, *validation = seen[low : low + 1 + passes]
         assert len({tuple(v) for v in validation}) == different
         assert (validation[0] == batch) == (correction_data == "batch")
+
+
+def test_the_constrained_optimizer_by_hand():
+    """HilbertConstrained in the loop: the same steps as without it, for one X_V and for n."""
+    data = SMALL.to("cpu", torch.float64)
+    for n, correction_data in ((1, "batch"), (3, "batch")):
+        model, twin = build().double(), build().double()
+        hc = {"lam": 0.7, "inner_lr": 0.3, "corrections": n}
+        train(
+            model, data, HilbertConstrained(sgd(model), **hc),
+            epochs=2, batch_size=150, correction_data=correction_data,
+        )  # fmt: skip
+        optimizer = HilbertConstrained(sgd(twin), **hc)
+        for _ in range(2):  # one batch, of everything: its order moves rounding only
+            optimizer.zero_grad()
+            F.cross_entropy(twin(data.x_train), data.y_train).backward()
+            optimizer.step(lambda net=twin: net(data.x_train).softmax(dim=1))
+        torch.testing.assert_close(model.state_dict(), twin.state_dict(), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("correction_data", ["fresh", "same", "batch"])
+@pytest.mark.parametrize("dropout", [False, True])
+def test_a_leash_shortens_the_path(correction_data, dropout):
+    def net():
+        layers = [nn.Linear(64, 16), nn.Dropout(0.2 * dropout), nn.Linear(16, 10)]
+        return nn.Sequential(nn.Flatten(), *layers)
+
+    def path(lam):
+        model = seeded(net, 0)
+        start = probabilities(model, SMALL.x_test)
+        optimizer = HilbertConstrained(sgd(model), lam=lam, inner_lr=0.2, norm="squared")
+        train(
+            model, SMALL, optimizer,
+            epochs=5, batch_size=50, validation_size=50, correction_data=correction_data,
+        )  # fmt: skip
+        return float(l2_distance(probabilities(model, SMALL.x_test), start))
+
+    assert path(5.0) < path(0.0)
+
+
+def test_the_batchs_own_outputs_are_not_computed_again():
+    class Counts(nn.Linear):
+        passes = 0
+
+        def forward(self, x):
+            self.passes += 1
+            return super().forward(x.flatten(1))
+
+    def passes(correction_data):
+        model = Counts(64, 10)
+        optimizer = HilbertConstrained(sgd(model))
+        train(
+            model, SMALL, optimizer, epochs=4, batch_size=50, validation_size=50,
+            correction_data=correction_data,
+        )  # fmt: skip
+        return model.passes - 5 * 4  # less the evaluations: 500 examples in 4 batches, 5 times
+
+    assert passes("fresh") == 12 * 3
+    assert passes("batch") == 12 * 2 + 1  # one, to see that they are what is claimed
 
 
 def test_a_plain_optimizer_needs_no_validation_examples():
