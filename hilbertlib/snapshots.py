@@ -74,11 +74,20 @@ class SnapshotFiles:
             _write_atomically(self.folder / "format.json", text)
         elif (expected := self._described()) != described:
             raise ValueError(f"{self.folder} holds snapshots of {expected}, got one of {described}")
-        for key, array in arrays.items():
-            with open(self.folder / f"{key}.bin", "ab") as file:
-                np.ascontiguousarray(array).tofile(file)
-        with open(self.folder / "index.txt", "a") as file:
-            file.write(f"{step} {epoch}\n")
+        line = f"{step} {epoch}\n".encode()
+        rows = {f"{key}.bin": a.tobytes() for key, a in arrays.items()}
+        written: list[tuple[Path, int]] = []
+        try:
+            for name, content in [*rows.items(), ("index.txt", line)]:
+                path = self.folder / name
+                written.append((path, path.stat().st_size if path.exists() else 0))
+                with open(path, "ab") as file:
+                    file.write(content)
+        except BaseException:  # a full disk, Ctrl-C: what comes next must find whole rows
+            for path, size in written:
+                if path.exists():
+                    os.truncate(path, size)
+            raise
 
     def index(self) -> tuple[Tensor, Tensor]:
         """Step and epoch of each snapshot, both of shape ``(S,)``, int64.

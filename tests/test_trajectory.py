@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hilbertlib import trajectory
+from hilbertlib import snapshots, trajectory
 from hilbertlib.data import load
 from hilbertlib.models import mlp, probabilities, seeded, small_cnn
 from hilbertlib.snapshots import SnapshotFiles
@@ -444,3 +444,28 @@ def test_columns_of_what_was_not_recorded_are_refused(tmp_path):
     run({"folder": tmp_path, "parameters": False})
     with pytest.raises(ValueError, match="holds no parameters"):
         SnapshotFiles.open(tmp_path).columns("parameters", 0, 1)
+
+
+@pytest.mark.parametrize("failing", ["outputs.bin", "parameters.bin", "index.txt"])
+def test_a_failed_write_leaves_whole_rows_to_go_on_from(tmp_path, monkeypatch, failing):
+    model = build()
+    recorder = Recorder(model, X, folder=tmp_path)
+    recorder.record(0, 0)
+
+    def full(path, mode="r"):
+        if str(path).endswith(failing):
+            path.write_bytes((path.read_bytes() if path.exists() else b"") + b"half a r")
+            raise OSError("no space left on device")
+        return open(path, mode)
+
+    monkeypatch.setattr(snapshots, "open", full, raising=False)
+    with pytest.raises(OSError, match="no space left"):
+        recorder.record(1, 1)
+    monkeypatch.undo()
+    with torch.no_grad():
+        model[1].bias += 1
+    recorder.record(2, 2)
+    kept = recorder.trajectory()
+    assert kept.steps.tolist() == [0, 2]
+    assert torch.equal(kept.parameters[1], flat_parameters(model))
+    assert torch.equal(kept.outputs[1], probabilities(model, X))
