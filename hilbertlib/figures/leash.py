@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from ..experiments.leash import Run
 from ..records import Record, seed_interval
-from .style import COLOUR, CYCLE, Line, add_lines, add_paths, axis, curves, layout, panels
+from .style import COLOUR, CYCLE, Line, add_lines, add_paths, axis, curves, panels
 
 
 def paths(
@@ -168,6 +168,4 @@ def arms(record: Record, names: Sequence[str], title: str, alt: str) -> go.Figur
         figure.update_yaxes(axis("", autorange="reversed", showticklabels=col == 1), row=1, col=col)
     figure.update_xaxes(axis("Σ ‖Δf‖² (L₂²)", rangemode="tozero"), row=1, col=1)
     figure.update_xaxes(axis("share right", tickformat=".1%"), row=1, col=2)
-    figure.update_layout(layout(title, alt, 330), margin_t=40)
-    figure.update_layout(meta={"alt": alt, "panels": 2})
     return figure
