@@ -23,9 +23,10 @@ import numpy as np
 import plotly.graph_objects as go
 from IPython.display import HTML, Markdown, display
 
-from .records import Claim, Record, judge
+from .records import Claim, Interval, Record, judge
 
 FIGURE_MIME = "application/vnd.hilbertlib.figure+json"
+LAB_MIME = "application/vnd.hilbertlib.lab+json"
 
 
 def building_book() -> bool:
@@ -60,6 +61,20 @@ def glue_all(**values: Any) -> None:
         glue(name, value)
 
 
+def laboratory(tab: str = "learn", **settings: Any) -> None:
+    """Display the laboratory, in which the reader's own browser trains (:mod:`hilbertlib.lab`).
+
+    Takes the arguments of :class:`hilbertlib.lab.Lab`; in a page it needs no kernel.
+    """
+    if building_book():
+        page = {"settings": {"tab": tab, **settings}}
+        display({LAB_MIME: page, "text/plain": "The laboratory"}, raw=True)
+    else:
+        from .lab import Lab
+
+        display(Lab(tab, **settings))
+
+
 def verdicts(record: Record, claims: Iterable[Claim]) -> None:
     """Judge the claims on the record and display the verdicts as a table.
 
@@ -84,7 +99,7 @@ def verdicts(record: Record, claims: Iterable[Claim]) -> None:
             look = "open"
         effects = "<br>".join(
             html.escape(
-                " ".join(filter(None, (name and f"{name}:", str(part.interval), claim.unit)))
+                " ".join(filter(None, (name and f"{name}:", _say(part.interval), claim.unit)))
             )
             for name, part in verdict.parts.items()
         )
@@ -92,12 +107,29 @@ def verdicts(record: Record, claims: Iterable[Claim]) -> None:
             f"<tr><td>{html.escape(claim.sentence)} "
             f"<small>({html.escape(claim.where)})</small></td>"
             f"<td>{effects}<br><small>{html.escape(claim.reading)}; "
-            f"{claim.direction} {html.escape(str(claim.margin))}</small></td>"
+            f"{claim.direction} {_margin(claim.margin)}</small></td>"
             f'<td><span class="book-verdict {look}">{word}</span></td></tr>'
         )
     head = "<thead><tr><th>claim</th><th>measured</th><th>verdict</th></tr></thead>"
     display(HTML(f'<table class="book-verdicts">{head}<tbody>{"".join(rows)}</tbody></table>'))
     assert not broken, "a claim of this book no longer holds: " + "; ".join(broken)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+
+
+def _say(interval: Interval) -> str:
+    if interval.n == 1:
+        return f"{_number(interval.mean)} (one seed: no interval)"
+    low, high = _number(interval.low), _number(interval.high)
+    return f"{_number(interval.mean)} [{low}, {high}]"
+
+
+def _margin(margin: float | tuple[float, float]) -> str:
+    if isinstance(margin, tuple):
+        return f"{_number(margin[0])} to {_number(margin[1])}"
+    return _number(margin)
 
 
 def _is_docstring(node: ast.AST) -> TypeGuard[ast.stmt]:

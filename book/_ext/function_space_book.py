@@ -120,7 +120,7 @@ def stage_laboratory() -> None:
 def config_inited(app: Sphinx, config: Config) -> None:
     os.environ["HILBERT_BOOK"] = "1"  # tells the notebooks' kernels to emit what a page can show
     stage_assets()
-    (ROOT / "hilbertlib/lab/lab.css").exists() and stage_laboratory()
+    stage_laboratory()
     # Jupyter Book puts every script below source/_static on every page, so ours live elsewhere.
     config.html_static_path.append(str(STAGE))
     config.mathjax_path = "vendor/mathjax/tex-chtml.js"

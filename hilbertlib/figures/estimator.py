@@ -75,7 +75,7 @@ def needed(record: Record, relative: float) -> tuple[go.Figure, str]:
         "initialization a handful is enough and it falls; between epochs and between updates it "
         "rises from hundreds to tens of thousands.",
         log_y=True,
-        right=190,
+        right=24,
     )
     figure.update_yaxes(range=[-0.5, 7])
     figure.add_hline(y=500, line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5})
@@ -121,7 +121,7 @@ def spread(record: Record) -> go.Figure:
             row=1,
             col=col,
         )
-        log = {"type": "log", "dtick": None, "nticks": 4}
+        log = {"type": "log"}
         figure.update_xaxes(axis("distance L₂", **log), row=1, col=col)
         figure.update_yaxes(axis("std of one image" if col == 1 else "", **log), row=1, col=col)
     return figure

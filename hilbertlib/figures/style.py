@@ -42,13 +42,14 @@ class Line:
     mode: str = "lines"
     width: float = 2.5
     label_at: float = 1.0  # where along the curve its name stands: 1 is the last point
-    label_side: str = ""  # "left", "right" or "above" of that point; "right" at the end
+    label_side: str = ""  # "left", "right", "above" or "below" that point; "right" at the end
 
 
 _PLACE = {
     "right": {"xanchor": "left", "yanchor": "middle", "xshift": 6},
     "left": {"xanchor": "right", "yanchor": "middle", "xshift": -8},
     "above": {"xanchor": "center", "yanchor": "bottom", "yshift": 4},
+    "below": {"xanchor": "center", "yanchor": "top", "yshift": -8},
 }
 
 
