@@ -152,10 +152,15 @@ def page_context(app: Sphinx, pagename, templatename, context, doctree) -> None:
     context["css_files"] = [
         c for c in context.get("css_files", []) if "thebe" not in str(getattr(c, "filename", c))
     ]
-    # Roles that docutils writes on citations and that ARIA no longer allows.
-    context["body"] = body.replace(' role="doc-biblioentry"', "").replace(
-        ' role="list" class="citation-list"', ' class="citation-list"'
-    )
+    # Roles that docutils writes on citations and that ARIA no longer allows, and a label that hides
+    # from screen readers what a fold is called.
+    for fault in (
+        ' role="doc-biblioentry"',
+        ' role="list"',
+        ' aria-label="Toggle hidden content"',
+    ):
+        body = body.replace(fault, "")
+    context["body"] = body
 
 
 def report_times(app: Sphinx, exception: Exception | None) -> None:
