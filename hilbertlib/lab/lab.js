@@ -75,7 +75,7 @@ class Laboratory {
     this.shared = h("input", { class: "hl-address", readonly: true, hidden: true, "aria-label": "Link to this run" });
     this.status = h("p", { class: "hl-status", role: "status", "aria-live": "polite" });
     this.notes = h("div", { class: "hl-notes" });
-    this.guideBox = h("section", { class: "hl-guide", hidden: true, "aria-label": "Guided experiment" });
+    this.guideBox = h("section", { class: "hl-guide", hidden: true, "aria-labelledby": `${prefix}-guide` });
     this.viewBox = h("div", { class: "hl-views" });
     this.mapBox = h("div", { class: "hl-maps" });
     this.chartBox = h("div", { class: "hl-charts" });
@@ -87,7 +87,7 @@ class Laboratory {
     this.hero = h("div", { class: "hl-hero" });
     this.dock = h("div", { class: "hl-dock" }, h("div", { class: "hl-buttons" }, this.playButton, this.stepButton, this.resetButton, this.counter), this.hero);
     this.controlBox = h("div", { class: "hl-controls" });
-    this.guideList = h("section", { class: "hl-guides" });
+    this.guideList = h("section", { class: "hl-guides", "aria-labelledby": `${prefix}-guides` });
     this.panel = h("div", { class: "hl-panel", id: `${prefix}-panel` },
       h("div", { class: "hl-main" }, this.viewBox, this.mapBox, this.chartBox),
       h("div", { class: "hl-side" }, this.controlBox, this.numberBox), this.dock);
@@ -210,7 +210,7 @@ class Laboratory {
     });
     this.apartSays = h("p", { class: "hl-apart" });
     this.changeSays = h("p", { class: "hl-apart" });
-    this.numberBox.replaceChildren(h("h3", {}, "Now"), h("table", {}, h("thead", {}, head), h("tbody", {}, ...body)), this.apartSays, this.changeSays);
+    this.numberBox.replaceChildren(h("table", {}, h("caption", { class: "hl-title" }, "Now"), h("thead", {}, head), h("tbody", {}, ...body)), this.apartSays, this.changeSays);
   }
 
   layControls() {
@@ -558,7 +558,7 @@ class Laboratory {
     if (this.options.compact || this.options.guides === false) return;
     const cards = GUIDES.map((guide, i) => h("li", {}, h("button", { type: "button", class: "hl-card", "data-guide": guide.id, onclick: () => this.openGuide(guide.id) },
       h("b", {}, `${i + 1}`), h("span", {}, guide.title))));
-    this.guideList.replaceChildren(h("h3", {}, "Five experiments"), h("p", {}, "Each sets the controls, asks what you expect, and lets you see."), h("ol", {}, ...cards));
+    this.guideList.replaceChildren(h("p", { class: "hl-title", id: `${this.prefix}-guides` }, "Five experiments"), h("p", {}, "Each sets the controls, asks what you expect, and lets you see."), h("ol", {}, ...cards));
   }
 
   openGuide(id) {
@@ -575,7 +575,7 @@ class Laboratory {
     tell();
     const choices = guide.choices.map((text, i) => h("label", {}, h("input", { type: "radio", name, value: i, onchange: () => { guess = i; tell(); } }), h("span", {}, text)));
     const actions = guide.actions.map((action) => h("button", { type: "button", class: "hl-button", onclick: () => this.act(guide, action, evidence) }, action.label));
-    const heading = h("h3", { tabindex: -1 }, guide.title);
+    const heading = h("p", { class: "hl-title", id: `${this.prefix}-guide`, tabindex: -1 }, guide.title);
     this.guideBox.replaceChildren(
       h("div", { class: "hl-guide-head" }, heading, h("button", { type: "button", class: "hl-button hl-quiet", onclick: () => this.closeGuide() }, "Close")),
       h("p", {}, guide.intro),
