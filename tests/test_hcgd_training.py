@@ -1,0 +1,176 @@
+"""HCGD in the company of autocast, GradScaler, DistributedDataParallel and torch.compile."""
+
+import copy
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from torch import nn
+
+from hilbertlib.hcgd import HilbertConstrained
+
+X = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(20) % 3
+XV = torch.randn(30, 5, generator=torch.Generator().manual_seed(1))
+
+
+def network(*extra: nn.Module) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), *extra, nn.Linear(6, 3))
+
+
+def flat(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()]).clone()
+
+
+def wrap(model: nn.Module, **options) -> HilbertConstrained:
+    return HilbertConstrained(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), **options)
+
+
+def test_under_bf16_autocast_it_stays_near_full_precision():
+    plain, low = network(), network()
+    for model, enabled in ((plain, False), (low, True)):
+        optimizer = wrap(model, corrections=2)
+        for _ in range(3):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                loss = F.cross_entropy(model(X), Y)
+
+            def outputs(model=model, enabled=enabled):
+                with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                    return model(XV).softmax(1)
+
+            loss.backward()
+            optimizer.step(outputs)
+    moved = (flat(plain) - flat(network())).norm()
+    assert (flat(low) - flat(plain)).norm() < 0.05 * moved
+    assert not torch.equal(flat(low), flat(plain))
+
+
+def test_outputs_in_half_precision_are_compared_in_full():
+    model = network().bfloat16()
+    optimizer = wrap(model)
+    F.cross_entropy(model(X.bfloat16()).float(), Y).backward()
+    before = flat(model)
+    optimizer.step(lambda: model(XV.bfloat16()).softmax(1))
+    assert flat(model).isfinite().all()
+    assert not torch.equal(flat(model), before)
+
+
+def test_gradscaler_unscales_first_and_skips_the_whole_step_on_overflow():
+    scaled, plain = network(), network()
+    optimizer, other = wrap(scaled, corrections=2), wrap(plain, corrections=2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for _ in range(2):
+        for model, o in ((scaled, optimizer), (plain, other)):
+            o.zero_grad()
+            loss = F.cross_entropy(model(X), Y)
+            (scaler.scale(loss) if model is scaled else loss).backward()
+        scaler.step(optimizer, lambda: scaled(XV).softmax(1))
+        scaler.update()
+        other.step(lambda: plain(XV).softmax(1))
+    torch.testing.assert_close(flat(scaled), flat(plain), rtol=1e-5, atol=1e-6)
+
+    calls = []
+    before, state = flat(scaled), copy.deepcopy(optimizer.state_dict()["state"])
+    optimizer.zero_grad()
+    scaler.scale(F.cross_entropy(scaled(X), Y) * float("inf")).backward()
+    scaler.step(optimizer, lambda: calls.append(1) or scaled(XV).softmax(1))
+    scaler.update()
+    assert not calls
+    assert torch.equal(flat(scaled), before)
+    for key, values in optimizer.state_dict()["state"].items():
+        assert torch.equal(values["momentum_buffer"], state[key]["momentum_buffer"])
+
+
+def test_a_compiled_model_is_not_compiled_again_and_again():
+    compiled_times = []
+
+    def backend(graph, _inputs):
+        compiled_times.append(1)
+        return graph.forward
+
+    model, eager = network(nn.BatchNorm1d(6)), network(nn.BatchNorm1d(6))
+    fast = torch.compile(model, backend=backend)
+    optimizer, other = wrap(model), wrap(eager)
+    counts = []
+    for _ in range(5):
+        for m, forward, o in ((model, fast, optimizer), (eager, eager, other)):
+            o.zero_grad()
+            F.cross_entropy(forward(X), Y).backward()
+            before = [b.clone() for b in m.buffers()]
+            o.step(lambda forward=forward: forward(XV).softmax(1))
+            assert all(torch.equal(a, b) for a, b in zip(m.buffers(), before, strict=True))
+        counts.append(len(compiled_times))
+    assert counts[-1] == counts[1]  # after the first steps nothing is compiled any more
+    torch.testing.assert_close(flat(model), flat(eager), rtol=1e-4, atol=1e-5)
+
+
+# --- two processes are one -------------------------------------------------------------------
+
+SHARES = {"equal": (slice(0, 15), slice(15, 30)), "unequal": (slice(0, 7), slice(7, 30))}
+
+
+def one_rank(rank: int, port: int, norm: str, share: str, distributed: bool, out) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+    )
+    model = network().double()
+    parallel = nn.parallel.DistributedDataParallel(model)
+    optimizer = wrap(model, norm=norm, corrections=2, lam=2.0, distributed=distributed)
+    mine = slice(0, 10) if rank == 0 else slice(10, 20)
+    refused = ""
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(parallel(X[mine].double()), Y[mine]).backward()
+        x_v = XV[SHARES[share][rank]].double()
+        optimizer.step(lambda x_v=x_v: model(x_v).softmax(1))
+    if share == "equal":
+        fresh = wrap(model)
+        try:
+            fresh.step(lambda: parallel(XV.double()).softmax(1))
+        except TypeError as error:
+            refused = str(error)
+    out.put((rank, flat(model).tolist(), refused))  # a tensor would die with its process
+    torch.distributed.destroy_process_group()
+
+
+def two_ranks(norm: str, share: str, distributed: bool = True):
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    context = mp.get_context("spawn")
+    out = context.Queue()
+    args = (port, norm, share, distributed, out)
+    workers = [context.Process(target=one_rank, args=(rank, *args)) for rank in (0, 1)]
+    for w in workers:
+        w.start()
+    answers = [out.get(timeout=120) for _ in workers]
+    for w in workers:
+        w.join(timeout=60)
+    return {rank: (torch.tensor(p, dtype=torch.float64), e) for rank, p, e in answers}
+
+
+@pytest.mark.parametrize(("norm", "share"), [("rms", "unequal"), ("squared", "equal")])
+def test_two_processes_equal_one_on_the_joined_batch(norm, share):
+    results = two_ranks(norm, share)
+    alone = network().double()
+    optimizer = wrap(alone, norm=norm, corrections=2, lam=2.0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(alone(X.double()), Y).backward()
+        optimizer.step(lambda: alone(XV.double()).softmax(1))
+    for rank in (0, 1):
+        torch.testing.assert_close(results[rank][0], flat(alone), rtol=1e-10, atol=1e-12)
+    if share == "equal":
+        assert "call model.module(x)" in results[0][1]
+
+
+def test_each_process_may_keep_to_itself():
+    results = two_ranks("rms", "unequal", distributed=False)
+    assert not torch.allclose(results[0][0], results[1][0])
