@@ -48,7 +48,7 @@ export function surfaceValues(network, theta, out = new Float64Array(GRID * GRID
 let tile = null; // one small canvas for the colours of all surfaces
 
 /**
- * A network's answer over the plane. values: surfaceValues; contours: [{values, colour, dash}], the lines where both
+ * A network's answer over the plane. values: surfaceValues; contours: [{values, colour, dash, width, pale}], the lines where both
  * classes are equally likely; sets: [{x, y, n, opacity, ringed}], the points.
  */
 export function drawSurface(canvas, { values, contours, sets }, palette) {
@@ -69,12 +69,14 @@ export function drawSurface(canvas, { values, contours, sets }, palette) {
   ctx.imageSmoothingEnabled = true;
   ctx.imageSmoothingQuality = "high";
   ctx.drawImage(tile, 0, 0, w, h);
-  for (const { values: v, colour, dash, width } of contours) {
+  for (const { values: v, colour, dash, width, pale } of contours) {
+    ctx.globalAlpha = pale ? 0.6 : 1;
     ctx.strokeStyle = colour;
     ctx.lineWidth = width;
     ctx.setLineDash(dash);
     contour(ctx, v, w / GRID, h / GRID);
   }
+  ctx.globalAlpha = 1;
   ctx.setLineDash([]);
   const r = Math.max(1.8, Math.min(3.2, w / 95));
   for (const { x, y, n, opacity = 1, ringed } of sets) {
@@ -199,18 +201,23 @@ export function drawMap(canvas, map, styles, palette, view, calm) {
   const goal = [(x0 + x1) / 2, (y0 + y1) / 2];
   view.x = calm || view.x === undefined ? goal[0] : view.x + 0.35 * (goal[0] - view.x);
   view.y = calm || view.y === undefined ? goal[1] : view.y + 0.35 * (goal[1] - view.y);
-  const need = Math.max((2 * Math.max(x1 - view.x, view.x - x0)) / (w - 2 * margin), (2 * Math.max(y1 - view.y, view.y - y0)) / (high - 2 * margin)) || 1e-3;
+  let need = Math.max((2 * Math.max(x1 - view.x, view.x - x0)) / (w - 2 * margin), (2 * Math.max(y1 - view.y, view.y - y0)) / (high - 2 * margin));
+  if (need < 1e-12) need = 1e-3; // what differs by rounding alone lies on one point
   view.span = calm || view.span === undefined ? need : Math.max(need, view.span + 0.2 * (need - view.span));
   const place = (i) => [w / 2 + (points[2 * i] - view.x) / view.span, high / 2 - (points[2 * i + 1] - view.y) / view.span];
   styles.forEach(({ colour, dash }, learner) => {
     const path = items.flatMap((item, i) => (item.learner === learner ? [place(i)] : []));
     ctx.strokeStyle = ctx.fillStyle = colour;
-    ctx.lineJoin = ctx.lineCap = "round";
-    ctx.lineWidth = learner ? 2 : 1.8;
+    ctx.lineJoin = "round";
+    ctx.lineCap = learner ? "round" : "butt";
+    // The first is broad and pale below the others, so that it still shows where they coincide.
+    ctx.lineWidth = learner ? 1.8 : 3.4;
+    ctx.globalAlpha = learner ? 1 : 0.6;
     ctx.setLineDash(dash);
     ctx.beginPath();
     path.forEach(([x, y], k) => ctx[k ? "lineTo" : "moveTo"](x, y));
     ctx.stroke();
+    ctx.globalAlpha = 1;
     ctx.setLineDash([]);
     const [sx, sy] = path[0], [ex, ey] = path[path.length - 1];
     ctx.beginPath();
@@ -221,7 +228,7 @@ export function drawMap(canvas, map, styles, palette, view, calm) {
     ctx.strokeStyle = palette.muted;
     ctx.stroke();
     ctx.beginPath();
-    ctx.arc(ex, ey, learner ? 5 : 4.5, 0, 7);
+    ctx.arc(ex, ey, learner ? 4.5 : 7, 0, 7);
     ctx.fillStyle = colour;
     ctx.fill();
     ctx.strokeStyle = palette.panel;
@@ -242,12 +249,13 @@ export function drawMap(canvas, map, styles, palette, view, calm) {
   ctx.textAlign = "left";
   ctx.textBaseline = "alphabetic";
   ctx.fillText(Number(length.toPrecision(1)).toString(), 16 + bar, h - 7);
+  if (w < 220) return;
   ctx.textAlign = "right";
   ctx.fillText("○ start  ● now", w - 9, h - 7);
 }
 
 /**
- * Curves over steps. rows: [{step, values: one a curve}]; styles: one {colour, dash, faint} a curve;
+ * Curves over steps. rows: [{step, values: one a curve}]; styles: one {colour, dash, faint, broad} a curve;
  * options: {low, high, log, percent, smooth, line: a level to mark, marks: [{step}], until}.
  */
 export function drawChart(canvas, rows, styles, options, palette) {
@@ -318,9 +326,9 @@ export function drawChart(canvas, rows, styles, options, palette) {
   };
   styles.forEach((style, k) => {
     const own = rows.map((row) => row.values[k]);
-    if (!options.smooth) return curve(own, style, 1, 1.9);
-    curve(own, { ...style, dash: [] }, 0.22, 1);
-    curve(runningMean(own, ok, options.log), style, 1, 1.9);
+    const [alpha, width] = style.broad ? [0.65, 3.2] : [1, 1.8]; // as in the maps
+    if (options.smooth) curve(own, { ...style, dash: [] }, 0.22, 1);
+    curve(options.smooth ? runningMean(own, ok, options.log) : own, style, alpha, width);
   });
   ctx.globalAlpha = 1;
   ctx.setLineDash([]);

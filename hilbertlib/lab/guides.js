@@ -2,7 +2,7 @@
 // What a run shows is read from the run (evidence); no number of it is written here.
 
 const percent = (share) => `${Math.round(1000 * share) / 10}%`;
-const short = (v) => (v === 0 ? "0" : Math.abs(v) >= 0.001 && Math.abs(v) < 1e4 ? Number(v.toPrecision(3)).toString() : v.toExponential(1));
+const short = (v) => (v === 0 ? "0" : Math.abs(v) < 1e-12 ? "≈ 0" : Math.abs(v) >= 0.001 && Math.abs(v) < 1e4 ? Number(v.toPrecision(3)).toString() : v.toExponential(1));
 
 /** Median over the run of the distance after the corrections over that before them: single steps are noisy. */
 function overshoot(run) {

@@ -20,18 +20,22 @@ const percentText = (share) => (Number.isFinite(share) ? `${(100 * share).toFixe
 function numberText(v) {
   if (!Number.isFinite(v)) return "–";
   if (v === 0) return "0";
+  if (Math.abs(v) < 1e-12) return "≈ 0"; // rounding
   return Math.abs(v) < 1e-3 || Math.abs(v) >= 1e5 ? v.toExponential(1) : Number(v.toPrecision(3)).toString();
 }
 
 /** How each learner is called and drawn; the colours are the book's. */
 function stylesOf(settings, palette) {
   const adam = settings.base === "adam";
-  const plain = { colour: palette[adam ? "adam" : "sgd"], swatch: adam ? "adam" : "sgd", dash: [5, 4] };
+  const plain = { colour: palette[adam ? "adam" : "sgd"], swatch: adam ? "adam" : "sgd", dash: [8, 4], broad: true };
   const held = { colour: palette[adam ? "adamhc" : "hcgd"], swatch: adam ? "adamhc" : "hcgd", dash: [] };
   const base = adam ? "Adam" : "SGD";
+  const constrained = adam ? "Adam + HC" : "HCGD";
   if (settings.tab === "remember")
     return [{ ...plain, name: "Without memory", brief: "without" }, { ...held, name: "With memory", brief: "with" }];
-  const styles = [{ ...plain, name: base, brief: base }, { ...held, name: adam ? "Adam + HC" : "HCGD", brief: adam ? "Adam+HC" : "HCGD" }];
+  const apart = settings.tab === "learn" && settings.start !== "same"; // two networks, not one and its ghost
+  const names = apart ? [["First network", "first"], ["Second network", "second"]] : [[base, base], [constrained, constrained]];
+  const styles = [plain, held].map((style, k) => ({ ...style, name: names[k][0], brief: names[k][1] }));
   if (settings.tab === "natural") styles.push({ colour: palette.natural, swatch: "natural", dash: [1.5, 3.5], name: "Natural gradient", brief: "natural" });
   return styles;
 }
@@ -49,7 +53,7 @@ class Laboratory {
     this.views = [];
     this.target = this.replay = null;
     this.playing = false;
-    this.owed = this.frames = this.said = this.wrote = this.told = 0;
+    this.changesShown = this.owed = this.frames = this.said = this.wrote = this.told = 0;
     this.cleanups = [];
     const { compact } = this.options;
     this.panels = this.options.panels ?? (compact ? ["views", "maps"] : PANELS);
@@ -99,6 +103,7 @@ class Laboratory {
       this.shared, this.notes, this.status, this.guideBox, this.panel, options.compact || options.guides === false ? null : this.guideList);
     // JupyterLab would take the arrow keys from the sliders.
     this.shell.addEventListener("keydown", (event) => event.stopPropagation());
+    this.root.style.overflow = "visible"; // a scrolling output would hold the dock where it is
     this.root.replaceChildren(this.shell);
     this.listGuides();
   }
@@ -156,6 +161,9 @@ class Laboratory {
     const digits = settings.data === "digits";
     this.views = this.panels.includes("views") ? this.run.learners.map((_, k) => ({
       learner: k, canvas: this.canvas("", digits ? "sheet" : "square"), says: h("span", { class: "hl-says" }) })) : [];
+    if (this.legend) this.legend.remove();
+    this.legend = this.views.length ? null : h("p", { class: "hl-legend" }, ...styles.map((style) => chip(style)));
+    if (this.legend) this.viewBox.before(this.legend);
     this.viewBox.replaceChildren(...this.views.map((view) => figure([chip(styles[view.learner]), view.says], view.canvas)));
     this.viewBox.dataset.count = this.views.length;
 
@@ -185,7 +193,7 @@ class Laboratory {
     ];
     const accuracy = { title: "Accuracy", note: "strong: test, faint: training", double: true,
       pick: (row) => [...row.learners.map((l) => l.train), ...row.learners.map((l) => l.test)], options: { percent: true, high: 1, low: 1 } };
-    const correction = { title: "What a correction does", note: "L₂ of the step, after over before", only: 1,
+    const correction = { title: "What a correction does", note: "L₂ after it over before", only: 1,
       pick: (row) => [row.learners[1].overshoot], options: { log: true, line: 1, smooth: true } };
     return [accuracy, path, ratio, correction];
   }
@@ -223,15 +231,14 @@ class Laboratory {
     const first = this.controls.lam?.element;
     this.hero.replaceChildren(...(first ? [first] : []));
     const rest = ids.filter((id) => id !== "lam");
-    const pace = rest.filter((id) => id === "seed" || id === "speed");
-    this.controlBox.replaceChildren(...[
-      group("While it trains", rest.filter((id) => CONTROLS[id].live && !pace.includes(id)), "applies at once"),
-      group("The run", [...rest.filter((id) => !CONTROLS[id].live && !pace.includes(id)), ...pace], "begins anew"),
-    ].filter(Boolean));
+    const live = rest.filter((id) => CONTROLS[id].live), anew = rest.filter((id) => !CONTROLS[id].live);
+    this.controlBox.replaceChildren(...(this.options.compact ? [group("Controls", rest)]
+      : [group("While it trains", live, "applies at once"), group("The run", anew, "begins anew")]).filter(Boolean));
     this.controlBox.hidden = !rest.length;
   }
 
   showControls() {
+    this.changesShown = this.run.changes.length;
     for (const [id, control] of Object.entries(this.controls)) control.show(this.run.settings[id]);
   }
 
@@ -365,6 +372,7 @@ class Laboratory {
         run.advance();
         this.owed--;
       }
+      if (run.changes.length !== this.changesShown) this.showControls(); // a link's changes move the controls as they come
       if (bad || run.diverged()) this.check();
       if (run.step >= goal) {
         this.stop();
@@ -418,7 +426,7 @@ class Laboratory {
     }
     const values = (learner.surface = surfaceValues(learner.network, learner.theta, learner.surface));
     const contours = [];
-    if (k > 0 && run.learners[0].surface) contours.push({ values: run.learners[0].surface, colour: styles[0].colour, dash: styles[0].dash, width: 1.6 });
+    if (k > 0 && run.learners[0].surface) contours.push({ values: run.learners[0].surface, colour: styles[0].colour, dash: styles[0].dash, width: 3.6, pale: true });
     contours.push({ values, colour: styles[k].colour, dash: k ? [] : styles[0].dash, width: 2.4 });
     const ringed = k > 0 && learner.remembered ? new Set(learner.remembered.order.slice(0, settings.memory)) : null;
     const sets = tasks.map((task, i) => ({ ...task.train, opacity: task === run.task ? 1 : 0.3, ringed: i === 0 ? ringed : null }));
@@ -430,7 +438,7 @@ class Laboratory {
     if (s.tab === "remember") return k ? `λ = ${s.lam}, M = ${s.memory}` : "";
     if (k === 2) return `δ = ${s.damping}`;
     if (k === 1) return `λ = ${s.lam}`;
-    return s.ghost === "matched" && s.base === "sgd" ? `at ε + (n−1)η = ${numberText(s.eps + (s.n - 1) * s.eta)}` : "λ = 0";
+    return s.ghost === "matched" && s.base === "sgd" ? `at ε + (n−1)η = ${numberText(s.eps + (s.n - 1) * s.eta)}` : `${s.start === "same" || s.tab !== "learn" ? "" : `${s.base === "adam" ? "Adam" : "SGD"}, `}λ = 0`;
   }
 
   paintMaps(fit) {
@@ -473,7 +481,8 @@ class Laboratory {
   /** What a reader who does not see the drawings is told. */
   summary() {
     const { run } = this, styles = stylesOf(run.settings, this.colours());
-    const state = this.playing ? "Training" : run.step ? "Paused" : "Ready";
+    if (!run.step && !this.playing) return this.invitation();
+    const state = this.playing ? "Training" : "Paused";
     const parts = run.learners.map((learner, k) => {
       const a = run.accuracies(learner);
       const right = run.tasks.length > 1 ? `${percentText(a.A)} of A and ${percentText(a.B)} of B right` : `${percentText(a.test)} of the test ${run.settings.data === "digits" ? "digits" : "points"} right`;
@@ -482,6 +491,17 @@ class Laboratory {
     const apart = run.apart();
     const task = run.tasks.length > 1 ? `, task ${run.task === run.tasks[0] ? "A" : "B"}` : "";
     return `${state} at step ${run.step.toLocaleString("en")}${task}, λ = ${run.settings.lam}. ${parts.join(". ")}. Between the ${run.learners.length > 2 ? "first " : ""}two: L₂ ${numberText(apart.functions)}, ℓ₂ ${numberText(apart.parameters)}.`;
+  }
+
+  invitation() {
+    const { tab, start, change } = this.run.settings;
+    const what = {
+      learn: start === "same" ? "Both networks start as one and see the same batches; the second pays λ for moving its function."
+        : start === "permuted" ? "Both networks compute one function from different weights, and see the same batches." : "Two networks from different seeds see the same batches.",
+      remember: `Both networks learn task A, then from step ${change} task B. The second remembers some of A.`,
+      natural: "Three networks start as one and see the same batches.",
+    }[tab];
+    return `${what} Press Play${this.controls.lam ? " and move λ" : ""}.`;
   }
 
   say(text) {

@@ -199,6 +199,9 @@ def test_a_link_reproduces_a_run(base, drive):
     assert "seed=1" in link
     again = drive(base, {"address": True}, hash="#" + link)
     assert again.ask("lab.run.step") == 75
+    for control, value in (("lam", "5"), ("eps", "0.03")):
+        shown = again.page.locator(f"[data-control={control}] output").inner_text()
+        assert shown == value
     assert again.theta() == page.theta()
     # A drawing follows the frames before it (its axes ease); drawn anew it is the same.
     for driver in (page, again):
