@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -276,3 +277,31 @@ def test_guided_experiment_forget_is_right_about_itself(tmp_path):
         assert without + 0.1 < some < 0.8  # clearly more than without, clearly less than before
         assert many["A"][1] > some > fewer["A"][1]
         assert min(few["B"]) > 0.9  # and B costs hardly anything
+
+
+def test_widget_carries_its_settings_to_a_page_without_a_kernel():
+    pytest.importorskip("anywidget")
+    widget = lab.Lab("remember", lam=2.0, compact=True, controls=["lam"], address=True)
+    data, metadata = widget._repr_mimebundle_()
+    assert isinstance(metadata, dict)
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert data["application/vnd.hilbertlib.lab+json"] == {
+        "settings": {
+            "tab": "remember", "lam": 2.0, "compact": True, "controls": ["lam"], "address": True,
+        }
+    }  # fmt: skip
+    assert widget.settings == {"tab": "remember", "lam": 2.0}
+    assert widget.options == {"compact": True, "controls": ["lam"]}
+    widget.set(lam=3.0)
+    assert widget.settings == {"tab": "remember", "lam": 3.0}
+    with pytest.raises(ValueError, match="positive"):
+        widget.train(0)
+
+
+def test_page_needs_neither_anywidget_nor_the_library_the_page():
+    check = (
+        "import sys; sys.modules['anywidget'] = None; import hilbertlib;"
+        "assert 'hilbertlib.lab' not in sys.modules;"
+        "from hilbertlib.lab import css, page_script; assert page_script() and css()"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=120)

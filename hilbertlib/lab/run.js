@@ -9,6 +9,7 @@ import { Trajectory } from "./trajectory.js";
 
 const HISTORY = 240; // points a curve
 const PROBE = 100; // test inputs
+const KEEP = 200;
 // Beyond these a run counts as diverged, though the numbers are finite: softmax is a step function long before.
 export const BOUND = { parameter: 1e5, loss: 100 };
 
@@ -37,6 +38,7 @@ export class Run {
     for (const learner of this.learners) learner.outputs = this.outputs(learner, this.probe);
     this.trajectory = new Trajectory(this.learners.length, this.probe.n, classes);
     this.trajectory.record(0, this.learners);
+    this.kept = []; // the run as it was up to KEEP and 2 KEEP steps ago
     this.history = { every: inputs > 2 ? 4 : 1, rows: [] }; // accuracies of images take longer than a step
     this.note();
     this.applyPending();
@@ -70,6 +72,7 @@ export class Run {
     }
   }
 
+  /** The next changes of the script, if their step has come. */
   applyPending() {
     while (this.pending.length && this.pending[0].step <= this.step) this.apply(this.pending.shift());
   }
@@ -122,6 +125,7 @@ export class Run {
   /** One step of every learner; the distance that each function moved is added to its path. */
   advance() {
     const s = this.settings;
+    if (this.step % KEEP === 0 && !this.lean) this.kept = [...this.kept.slice(-1), this.save()];
     const measure = (this.step + 1) % this.history.every === 0; // only where the history keeps it
     if (s.tab === "remember" && this.step === s.change) this.changeTask();
     const { batch, xv } = this.draw();
@@ -133,13 +137,37 @@ export class Run {
       else if (ghost || s.tab === "remember")
         learner.step({ eps: s.eps + (s.ghost === "matched" && s.base === "sgd" ? (s.n - 1) * s.eta : 0), beta: s.beta });
       else learner.step(s, xv, s.xv, measure);
-      this.measure(learner);
+      if (!this.lean) this.measure(learner);
     }
     this.step++;
-    this.trajectory.record(this.step, this.learners);
-    this.note();
+    if (!this.lean) {
+      this.trajectory.record(this.step, this.learners);
+      this.note();
+    }
     this.applyPending();
     return this;
+  }
+
+  /** All that the next steps depend on. */
+  save() {
+    const copy = (arrays) => Object.fromEntries(Object.entries(arrays).map(([name, array]) => [name, array.slice()]));
+    return {
+      step: this.step, settings: { ...this.settings }, second: this.task === this.tasks[1], order: [...this.order],
+      random: [this.random.batch.state.slice(), this.random.xv.state.slice()],
+      learners: this.learners.map(({ theta, optimizer, remembered }) => ({ theta: theta.slice(), optimizer: copy(optimizer), remembered })),
+    };
+  }
+
+  restore(saved) {
+    Object.assign(this, { step: saved.step, settings: { ...saved.settings }, order: [...saved.order] });
+    if (saved.second) this.task = this.tasks[1];
+    this.random.batch.state.set(saved.random[0]);
+    this.random.xv.state.set(saved.random[1]);
+    this.learners.forEach((learner, k) => {
+      learner.theta.set(saved.learners[k].theta);
+      for (const [name, array] of Object.entries(saved.learners[k].optimizer)) learner.optimizer[name].set(array);
+      learner.remembered = saved.learners[k].remembered;
+    });
   }
 
   measure(learner) {
@@ -200,22 +228,25 @@ export class Run {
 }
 
 /**
- * The control that made a run diverge: the one which alone, put back to a safe value, keeps the same steps finite.
- * {control, value, safe} or null. The last control that was changed is tried first.
+ * The control that made a run diverge: the one which alone, put back to what it was before or to where it begins, keeps
+ * the last few hundred steps finite. {control, value, safe} or null. The control that was moved last is tried first.
  */
 export function findCause(run, defaults, digits = null) {
-  const recent = [...run.changes].reverse().map((c) => c.control);
-  const tried = new Set();
-  const steps = Math.min(run.step + 20, 1500);
-  for (const control of [...recent, "eps", "eta", "lam", "beta", "n", "kl", "damping"]) {
-    if (tried.has(control) || !Object.hasOwn(run.settings, control) || CONTROLS[control].options) continue;
-    tried.add(control);
-    const change = run.changes.filter((c) => c.control === control);
-    const safe = change.length ? run.initial[control] : defaults[control];
+  const [from] = run.kept;
+  if (!from) return null;
+  const moved = [...run.changes].reverse().map((change) => change.control);
+  for (const control of new Set([...moved, "eps", "eta", "lam", "beta", "n", "kl", "damping"])) {
+    if (!Object.hasOwn(run.settings, control) || CONTROLS[control].options) continue;
+    const own = run.changes.filter((change) => change.control === control);
+    const safe = own.length > 1 ? own[own.length - 2].value : own.length ? run.initial[control] : defaults[control];
     const value = run.settings[control];
     if (value === safe) continue;
-    const again = new Run({ ...run.initial, [control]: safe }, { digits, changes: run.changes.filter((c) => c.control !== control) });
-    while (again.step < steps && !again.diverged()) again.advance();
+    const again = new Run(run.initial, { digits });
+    again.lean = true; // the same steps without measuring them
+    again.restore(from);
+    again.settings[control] = safe;
+    again.pending = run.changes.filter((change) => change.step > from.step && change.control !== control);
+    while (again.step < run.step + 20 && !again.diverged()) again.advance();
     if (!again.diverged()) return { control, value, safe };
   }
   return null;

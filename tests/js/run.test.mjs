@@ -178,6 +178,16 @@ test("the guard stops a run that diverges and names the control", () => {
   while (!run.diverged() && run.step < 500) run.advance();
   assert.ok(run.diverged(), "ReLU at ε = 10 diverges");
   assert.equal(findCause(run, TABS.learn.defaults, digits).control, "eps");
+  const late = train(begin({ activation: "relu", data: "digits", hidden: "8" }), 900);
+  late.set("lam", 1.5);
+  train(late, 40);
+  late.set("eps", 10);
+  late.set("eta", 1);
+  while (!late.diverged() && late.step < 2500) late.advance();
+  assert.ok(late.diverged(), "and so it does late in a run");
+  const found = findCause(late, TABS.learn.defaults, digits);
+  assert.ok(["eps", "eta"].includes(found.control));
+  assert.equal(found.safe, TABS.learn.defaults[found.control]);
   const natural = begin({ tab: "natural", kl: 0.1, damping: 1e-6 });
   while (!natural.diverged() && natural.step < 500) natural.advance();
   assert.equal(natural.diverged().learner.role, "natural");
@@ -187,6 +197,16 @@ test("the guard stops a run that diverges and names the control", () => {
   poisoned.learners[1].theta[3] = NaN;
   assert.match(poisoned.diverged().what, /no longer numbers/);
   assert.equal(train(begin(), 50).diverged(), null);
+});
+
+test("a run that was saved goes on as if it had not stopped", () => {
+  for (const given of [{ base: "adam", eps: 0.01, n: 2 }, { tab: "remember", change: 50 }]) {
+    const run = train(begin(given), 70), saved = run.save();
+    train(run, 30);
+    const other = begin(given);
+    other.restore(saved);
+    assert.deepEqual(parameters(train(other, 30)), parameters(run));
+  }
 });
 
 test("tasks: balanced, reproducible, with the share of wrong labels asked for", () => {
