@@ -171,11 +171,13 @@ def report_times(app: Sphinx, exception: Exception | None) -> None:
         for name, data in sorted(env.nb_metadata.items())
         if data.get("exec_data")
     ]
-    if exception is None and rows:
-        print("\nSeconds to execute each chapter (from the cache where nothing changed):")
-        for name, data in rows:
-            seconds = f"{data['runtime']:6.1f}" if data.get("runtime") is not None else "     ?"
-            print(f"  {seconds}  {name}")
+    if exception is not None or not rows:
+        return
+    seconds = {name: data.get("runtime") for name, data in rows}
+    (ROOT / "_build" / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
+    print("\nSeconds to execute each chapter (from the cache where nothing changed):")
+    for name, runtime in seconds.items():
+        print(f"  {'     ?' if runtime is None else format(runtime, '6.1f')}  {name}")
 
 
 def setup(app: Sphinx) -> dict:
