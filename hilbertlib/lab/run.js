@@ -154,7 +154,7 @@ export class Run {
     return {
       step: this.step, settings: { ...this.settings }, second: this.task === this.tasks[1], order: [...this.order],
       random: [this.random.batch.state.slice(), this.random.xv.state.slice()],
-      learners: this.learners.map(({ theta, optimizer, remembered }) => ({ theta: theta.slice(), optimizer: copy(optimizer), remembered })),
+      learners: this.learners.map(({ theta, optimizer, remembered, loss }) => ({ theta: theta.slice(), optimizer: copy(optimizer), remembered, loss })),
     };
   }
 
@@ -166,7 +166,7 @@ export class Run {
     this.learners.forEach((learner, k) => {
       learner.theta.set(saved.learners[k].theta);
       for (const [name, array] of Object.entries(saved.learners[k].optimizer)) learner.optimizer[name].set(array);
-      learner.remembered = saved.learners[k].remembered;
+      Object.assign(learner, { remembered: saved.learners[k].remembered, loss: saved.learners[k].loss });
     });
   }
 
