@@ -15,7 +15,8 @@ import hilbertlib
 ROOT = Path(__file__).resolve().parents[1]
 # A module may import from its own floor and those below it.
 FLOORS = (
-    {"datafiles", "data", "distance", "_passes", "embedding", "models", "symmetry", "_likelihood", "fisher"},
+    {"datafiles", "data", "distance", "_passes", "embedding", "models", "symmetry"},
+    {"_likelihood", "fisher"},
     {"provenance", "snapshots"},
     {"records", "verdicts", "hcgd", "trajectory", "training"},
     {"ensemble", "natural_gradient", "forgetting", "natural"},
