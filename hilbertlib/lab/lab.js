@@ -617,6 +617,7 @@ class Laboratory {
     else for (const [control, value] of Object.entries(action.set ?? {})) this.set(control, value);
     const { run } = this, goal = run.step + action.run;
     evidence.textContent = "";
+    (this.views.length ? this.viewBox : this.mapBox).scrollIntoView({ block: "nearest" }); // on a phone the guide fills the window
     const then = () => {
       if (this.run !== run || evidence.isConnected === false) return;
       if (run.step >= goal) evidence.textContent = guide.evidence(run);
