@@ -4,19 +4,35 @@ The base optimizer proposes a step. Each correction then moves the parameters do
 of λ times the L2 distance between the function before the step and the function after it.
 """
 
+import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from ._passes import BufferGuard, RandomState, checked_tensor
+from ._passes import Checkpoint, RandomState, buffers_kept, checked, over_ranks, trustworthy
+from ._settings import Norm, Outputs, Velocity, check_group, complete, output_functions
 
-Norm = Literal["rms", "squared"]
-Velocity = Literal["torch", "paper"]
-Outputs = Callable[[], Tensor]
+Moving = list[tuple[dict[str, Any], Tensor]]  # parameters, each with its group
+
+# torch's optimizers whose weight_decay is a part of the gradient, unless the group says otherwise.
+_optim = torch.optim
+_COUPLED = (
+    SGD, _optim.ASGD, _optim.Adam, _optim.Adamax, _optim.NAdam, _optim.RAdam, _optim.RMSprop,
+    _optim.Adagrad, _optim.Adadelta,
+)  # fmt: skip
+
+
+class Before(NamedTuple):
+    """The function before a step: its outputs, the random state to replay, who evaluated it."""
+
+    outputs: Tensor
+    random: RandomState
+    given: bool
 
 
 class HilbertConstrained(Optimizer):
@@ -28,12 +44,17 @@ class HilbertConstrained(Optimizer):
         Δθ¹ = Δθ⁰ − η λ ∇D(Δθ⁰)                         (Algorithm 1)
         Δθʲ = Δθʲ⁻¹ − η (J + λ ∇D(Δθʲ⁻¹))   j = 2 … n   (Algorithm 2, lines 14 to 18)
 
-    All hyperparameters live in ``param_groups``, so ``state_dict`` and schedulers see them;
-    ``lam`` and ``inner_lr`` may differ between groups. A step leaves ``.grad`` and all buffers
-    as they were. Both passes of a distance use the same dropout masks.
+    J has the base's sign (``maximize``) and its weight decay, unless that is decoupled as AdamW's.
+    Where Δf = 0 the gradient of D is taken as 0. λ = 0 with n = 1 is exactly ``base``.
+
+    The hyperparameters live in ``param_groups``, so ``state_dict`` and schedulers see them; ``lam``
+    and ``inner_lr`` may differ between groups. Parameters without ``.grad`` take no part. A step
+    leaves ``.grad`` as it was, and every buffer of every module that ``outputs`` calls. Both
+    passes of a distance draw the same dropout masks (see also :meth:`one_mask`), and the random
+    numbers go on afterwards as after one pass. Compile the model, not the step.
 
     Args:
-        base: Any torch optimizer that needs no closure of its own (all but LBFGS).
+        base: Any torch optimizer; one that needs a closure, as LBFGS, gets that of :meth:`step`.
         lam: λ ≥ 0. With one correction only ``lam * inner_lr`` matters (section 3.3: 0.01).
         inner_lr: η ≥ 0, the learning rate of a correction.
         corrections: n ≥ 1. The paper's listing counts to n − 1; its text and code mean n.
@@ -43,14 +64,18 @@ class HilbertConstrained(Optimizer):
         absorb: Whether SGD's velocity takes up the corrections, so that the next proposal starts
             from the corrected step (section 3.2). Other optimizers' state is left alone.
         velocity: Which momentum SGD follows: ``"torch"``: v ← βv + J, θ ← θ − εv; ``"paper"``:
-            v ← βv + εJ, θ ← θ − v. They differ only where ε changes on the way.
+            v ← βv + εJ, θ ← θ − v. They differ only where ε changes on the way. Where ε starts
+            near 0 (warm-up) take ``"paper"``: torch's v absorbs a correction divided by ε.
         distributed: Under an initialized process group, take D over the examples of all ranks:
             sums of squares and their gradients are reduced before the root.
 
+    Attributes:
+        distances: D of the last step: of the proposal, then after each correction but the last.
+
     Raises:
-        TypeError: If ``base`` is not an optimizer, or LBFGS.
-        ValueError: If a hyperparameter is out of range, or ``absorb`` is asked of an SGD with
-            Nesterov momentum, whose velocity is not its step.
+        TypeError: If ``base`` is not an optimizer, or is constrained already.
+        ValueError: If a hyperparameter is out of range, ``base`` is differentiable, or ``absorb``
+            is asked of an SGD with Nesterov momentum, whose velocity is not its step.
 
     >>> model = torch.nn.Linear(2, 3)
     >>> sgd = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -59,6 +84,9 @@ class HilbertConstrained(Optimizer):
     >>> torch.nn.functional.cross_entropy(model(x), y).backward()
     >>> optimizer.step(lambda: model(x_v).softmax(dim=1))
     """
+
+    distances: tuple[float, ...] = ()
+    _mask: RandomState | None = None
 
     def __init__(
         self,
@@ -72,51 +100,47 @@ class HilbertConstrained(Optimizer):
         velocity: Velocity = "torch",
         distributed: bool = True,
     ) -> None:
-        if not isinstance(base, Optimizer):
+        if not isinstance(base, Optimizer) or isinstance(base, HilbertConstrained):
             raise TypeError(f"expected a torch optimizer as base, got {type(base).__name__}")
-        if isinstance(base, torch.optim.LBFGS):
-            raise TypeError("LBFGS takes many steps in one; HilbertConstrained cannot correct them")
         self.base = base
         self.distributed = distributed
-        self._buffers_kept = BufferGuard()
-        self._trusted: tuple[int, ...] | None = None  # shape of a `current` that was verified
         defaults = {
             "lam": lam, "inner_lr": inner_lr, "corrections": corrections,
             "norm": norm, "absorb": absorb, "velocity": velocity, "velocity_lr": None,
         }  # fmt: skip
         for group in base.param_groups:
-            _check_group({**defaults, **group}, isinstance(base, SGD))
-        super().__init__(base.param_groups, defaults)
-        self._share()
-
-    def _share(self) -> None:
-        """One list of groups and one state for both, so that whoever changes one changes both."""
-        self.param_groups = self.base.param_groups
-        self.state = self.base.state
-        for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+            check_group({**defaults, **group}, isinstance(base, SGD))
+        state, groups = base.state, base.param_groups
+        super().__init__(groups, {**base.defaults, **defaults})
+        # One state and one list of groups for both, so that whoever changes one changes both.
+        self.state, self.param_groups = state, groups
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters to the base optimizer, with this one's hyperparameters where not given."""
-        if param_group not in self.base.param_groups:  # else: torch's constructor, on its way
-            self.base.add_param_group(param_group)
-            self._share()
-        else:
+        if any(param_group is group for group in self.base.param_groups):  # on construction
             super().add_param_group(param_group)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state, with this one's hyperparameters in its groups."""
-        return self.base.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume. A state of the bare base optimizer keeps this one's hyperparameters."""
-        self.base.load_state_dict(state_dict)
-        self._share()
+            return
+        check_group({**self.defaults, **param_group}, isinstance(self.base, SGD))
+        self.base.add_param_group(param_group)
+        complete(self.param_groups, self.defaults)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"base": self.base, "distributed": self.distributed}
-        return {**super().__getstate__(), **own, "_buffers_kept": BufferGuard(), "_trusted": None}
+        return {**super().__getstate__(), "base": self.base, "distributed": self.distributed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.base.__setstate__({"state": self.state, "param_groups": self.param_groups})
+        complete(self.param_groups, self.defaults)  # a state of the bare base has none of ours
+
+    @contextmanager
+    def one_mask(self) -> Iterator[None]:
+        """Let the corrections of the next step draw the dropout masks of the pass in this block.
+
+        Algorithm 2 has one mask a step. Without this one mask serves a step's corrections and
+        another the training batch. Needed where ``current`` comes from a network with dropout.
+        """
+        self._mask = RandomState({p.device for g in self.param_groups for p in g["params"]})
+        yield
 
     def step(  # type: ignore[override]
         self,
@@ -129,71 +153,73 @@ class HilbertConstrained(Optimizer):
 
         Args:
             outputs: Returns f(X_V) at the parameters as they then are, shape ``(N, *C)``: for a
-                classifier the softmax probabilities. Or n of them, a fresh X_V a correction.
+                classifier the softmax probabilities. It is called more than once and must use the
+                same X_V each time. Or n of them, a fresh X_V a correction.
             closure: Evaluated first, with gradients enabled; its value is returned.
             current: f(X_V) before the step where it is known already, such as the training
-                batch's own outputs: saves the pass. Compared with ``outputs()`` once.
+                batch's own outputs: saves the pass. Its graph is not held.
 
         Raises:
-            TypeError: If ``outputs`` is neither callable nor a sequence of callables.
+            TypeError: If ``outputs`` is neither callable nor a sequence of callables, or does not
+                return a floating-point tensor.
             ValueError: If there is no gradient, or a hyperparameter, the number of callables or
-                the outputs do not fit.
-            FloatingPointError: If the outputs before the step are not finite; or those after the
-                proposed step, which then stands uncorrected.
+                the outputs do not fit, or the outputs are not finite.
 
-        Except in that last case, parameters and state are unchanged when a step is refused.
+        Parameters, optimizer state, buffers and random state are unchanged when a step is refused.
         """
+        n, norm = self._check()
+        functions = output_functions(outputs, n)
+        if closure is None and self._needs_closure():
+            raise TypeError(f"{type(self.base).__name__} needs a closure: step(outputs, closure)")
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        n, norm = self._check()
-        functions = _functions(outputs, n)
         moving = self._moving()
-        parameters = [p for _, p in moving]
-        leashed = any(group["lam"] * group["inner_lr"] > 0 for group in self.param_groups)
-        devices = {p.device for p in parameters}
-        before = self._before(functions, current, devices) if leashed else []
-        # J is added again from the second correction on. Where weight decay is part of the base
-        # optimizer's gradient it is part of J, and must be read before the parameters move.
-        repeated = [self._gradient(g, p) * g["inner_lr"] for g, p in moving] if n > 1 else []
-        self._rescale_velocity()
-        self.base.step()
-        if not leashed and n == 1:
-            return loss
-
-        after = RandomState(devices)
-        total: list[Tensor] | None = None
+        leashed = any(group["lam"] * group["inner_lr"] > 0 for group, _ in moving)
+        start = Checkpoint(self, [p for _, p in moving])
         try:
-            for j in range(n):
+            before = self._before(functions, current, moving) if leashed else []
+            after = _random_state(moving)
+            # J is added again from the second correction on, with the weight decay of θ: it is
+            # read before the parameters move.
+            again = [self._gradient(g, p) * g["inner_lr"] for g, p in moving] if n > 1 else []
+            self._propose(closure, loss)
+            distances = []
+            # λ = 0 with n = 1 is the base optimizer to the last bit, random numbers included.
+            for j in range(n if leashed or n > 1 else 0):
                 if leashed:
-                    change = self._pull(
-                        functions[j], *before[min(j, len(before) - 1)], norm, moving
+                    distance, change = self._pull(
+                        functions[j], before[j % len(before)], norm, moving
                     )
+                    distances.append(distance)
                 else:
-                    change = [torch.zeros_like(p) for p in parameters]
-                with torch.no_grad():
-                    if j > 0:
-                        torch._foreach_add_(change, repeated)
-                    torch._foreach_sub_(parameters, change)
-                    total = change if total is None else list(torch._foreach_add(total, change))
-        finally:
+                    change = [torch.zeros_like(p) for _, p in moving]
+                self._correct(moving, change if j == 0 else torch._foreach_add(change, again))
             after.restore()
-        self._absorb(moving, total)
+        except BaseException:
+            start.restore()
+            raise
+        self.distances, self._mask = tuple(distances), None
         return loss
 
     def _check(self) -> tuple[int, Norm]:
         """n and the norm, which are one for all groups; every group's values in range."""
         for group in self.param_groups:
-            _check_group(group, isinstance(self.base, SGD))
+            check_group(group, isinstance(self.base, SGD))
         shared = {(group["corrections"], group["norm"]) for group in self.param_groups}
         if len(shared) != 1:
             raise ValueError(
-                f"corrections and norm must be the same in all parameter groups, got {shared}"
+                "expected the same corrections and norm in all parameter groups, got "
+                f"{sorted(shared)}"
             )
         return next(iter(shared))
 
-    def _moving(self) -> list[tuple[dict[str, Any], Tensor]]:
+    def _needs_closure(self) -> bool:
+        closure = inspect.signature(self.base.step).parameters.get("closure")
+        return closure is not None and closure.default is inspect.Parameter.empty
+
+    def _moving(self) -> Moving:
         """The parameters that the base optimizer will move, each with its group."""
         moving = [(g, p) for g in self.param_groups for p in g["params"] if p.grad is not None]
         if not moving:
@@ -203,112 +229,119 @@ class HilbertConstrained(Optimizer):
     def _gradient(self, group: dict[str, Any], p: Tensor) -> Tensor:
         """J as the base optimizer uses it: its sign, and its weight decay unless decoupled."""
         assert p.grad is not None
-        gradient = -p.grad if group.get("maximize") else p.grad.detach()
+        gradient = -_dense(p.grad) if group.get("maximize") else _dense(p.grad)
         decay = group.get("weight_decay", 0)
-        decoupled = group.get("decoupled_weight_decay", isinstance(self.base, torch.optim.AdamW))
-        return gradient.add(p.detach(), alpha=decay) if decay and not decoupled else gradient
+        decoupled = group.get("decoupled_weight_decay", not isinstance(self.base, _COUPLED))
+        return gradient.add(p.detach(), alpha=float(decay)) if decay and not decoupled else gradient
 
     def _before(
-        self, functions: list[Outputs], current: Tensor | None, devices: set[torch.device]
-    ) -> list[tuple[Tensor, RandomState]]:
-        """f(X_V) at θ and the random state it was drawn from, for each X_V; no graph is held."""
-        if current is not None and len(set(map(id, functions))) > 1:
-            raise ValueError("current belongs to one output function, got several")
-        known: list[tuple[Tensor, RandomState]] = []
-        with torch.no_grad(), self._buffers_kept():
-            # One X_V for all corrections needs one pass.
-            for function in functions if len(set(map(id, functions))) > 1 else functions[:1]:
-                state = RandomState(devices)
-                if current is None:
-                    known.append((checked_tensor(function(), "before the step"), state))
-                    continue
-                current = checked_tensor(current.detach(), "before the step")
-                if self._trusted != tuple(current.shape):
-                    self._verify(function, current)
-                    state.restore()
-                known.append((current, state))
-        return known
-
-    def _verify(self, function: Outputs, current: Tensor) -> None:
-        now = checked_tensor(function(), "before the step")
-        if now.shape != current.shape or not torch.allclose(
-            now.float(), current.float(), rtol=1e-2, atol=1e-3
-        ):
-            raise ValueError(
-                f"current, of shape {tuple(current.shape)}, is not what the output function "
-                f"returns, of shape {tuple(now.shape)}: they must be one function on one batch, "
-                "without dropout"
-            )
-        self._trusted = tuple(current.shape)
+        self, functions: list[Outputs], current: Tensor | None, moving: Moving
+    ) -> list[Before]:
+        """f(X_V) at θ for each X_V, without a graph."""
+        one = len(set(map(id, functions))) == 1
+        if current is not None and not one:
+            raise ValueError("expected one output function with current, got several")
+        found, entry = [], _random_state(moving)
+        for function in functions[:1] if one else functions:
+            random = self._mask or _random_state(moving)
+            if current is None:
+                random.restore()
+                torch.clear_autocast_cache()
+                with torch.no_grad(), buffers_kept():
+                    outputs = function()
+            else:
+                outputs = current
+            # A copy: the outputs may be a view of the parameters, or of a CUDA graph's memory.
+            found.append(Before(checked(outputs).detach().clone(), random, current is not None))
+        if self._mask is not None:
+            entry.restore()
+        return found
 
     def _pull(
-        self,
-        function: Outputs,
-        before: Tensor,
-        state: RandomState,
-        norm: Norm,
-        moving: list[tuple[dict[str, Any], Tensor]],
-    ) -> list[Tensor]:
-        """η λ ∇D at the parameters as they are, one tensor a parameter."""
-        state.restore()
-        with torch.enable_grad(), self._buffers_kept():
-            now = checked_tensor(function(), "after the proposed step (it stands, uncorrected)")
-            if now.shape != before.shape:
+        self, function: Outputs, before: Before, norm: Norm, moving: Moving
+    ) -> tuple[float, list[Tensor]]:
+        """D at the parameters as they now are, and η λ ∇D for each parameter."""
+        before.random.restore()
+        # Under autocast the cache would still hold the parameters from before the proposal.
+        torch.clear_autocast_cache()
+        with torch.enable_grad(), buffers_kept():
+            now = checked(function())
+            if now.shape != before.outputs.shape:
                 raise ValueError(
-                    f"expected outputs of shape {tuple(before.shape)} as before the step, "
+                    f"expected outputs of shape {tuple(before.outputs.shape)} as before the step, "
                     f"got {tuple(now.shape)}"
                 )
-            difference = now.to(torch.promote_types(now.dtype, torch.float32)) - before
+            if not now.requires_grad:
+                raise ValueError(
+                    "expected outputs that depend on the parameters, got some without gradient: "
+                    "does the output function use no_grad, detach or NumPy?"
+                )
+            difference = now.to(torch.promote_types(now.dtype, torch.float32)) - before.outputs
             # vector_norm has subgradient 0 at 0; the root of a sum has none.
             length = torch.linalg.vector_norm(difference)
             found = torch.autograd.grad(length, [p for _, p in moving], allow_unused=True)
-        gradients = [
-            torch.zeros_like(p) if g is None else g for g, (_, p) in zip(found, moving, strict=True)
+        if before.given and self._mask is None and not before.random.is_now():
+            raise ValueError(
+                "the output function draws random numbers (dropout?), and current was drawn with "
+                "others: compute it within `with optimizer.one_mask():`"
+            )
+        gradient = [
+            torch.zeros_like(p) if g is None else _dense(g)
+            for g, (_, p) in zip(found, moving, strict=True)
         ]
-        scale = self._reduce(gradients, length.detach(), len(before), norm)
-        return [
-            g * (scale * group["inner_lr"] * group["lam"])
-            for g, (group, _) in zip(gradients, moving, strict=True)
-        ]
+        total, n = length.item(), len(now)
+        if self.distributed:
+            gradient, total, n = over_ranks(gradient, total, n)
+        trustworthy(total, gradient, before.outputs, now)
+        scale = 2 * total / n if norm == "squared" else 1 / math.sqrt(n)
+        factors = [scale * group["inner_lr"] * group["lam"] for group, _ in moving]
+        # Not in place: autograd may return one tensor for two parameters.
+        change = torch._foreach_mul(gradient, factors)
+        return total * total / n if norm == "squared" else total / math.sqrt(n), list(change)
 
-    def _reduce(self, gradients: list[Tensor], length: Tensor, n: int, norm: Norm) -> float:
-        """What turns the gradients of ‖f − f₀‖ over all entries into those of D.
+    def _propose(self, closure: Callable[[], Any] | None, loss: Any) -> None:
+        """The base optimizer's own step, which leaves ``.grad`` and its settings as they were.
 
-        Over several ranks the gradients become those of the joined batch, in place.
+        For the paper's velocity the first ε is held as torch's, and the gradient is scaled with
+        what ε is now over that one: v / ε₀ ← β v / ε₀ + (ε / ε₀) J, θ ← θ − ε₀ (v / ε₀).
         """
-        total, count = length.item(), float(n)
-        dist = torch.distributed
-        if self.distributed and dist.is_available() and dist.is_initialized():
-            sums = torch.stack([length.double() ** 2, length.new_tensor(n).double()])
-            dist.all_reduce(sums)
-            total, count = math.sqrt(sums[0].item()), sums[1].item()
-            for g in gradients:
-                # The gradient of the sum of squares is 2 · length · g on each rank, and these add.
-                g.mul_(length.item() / total if total else 0.0)
-                dist.all_reduce(g)
-        return 2 * total / count if norm == "squared" else 1 / math.sqrt(count)
-
-    def _rescale_velocity(self) -> None:
-        """The paper's velocity has ε inside: keep ε · buffer where ε has changed since."""
-        for group in self.param_groups:
-            last, lr = group["velocity_lr"], float(group["lr"])
-            if group["velocity"] == "paper" and last is not None and last != lr and lr > 0:
+        given: list[tuple[Tensor, Tensor]] = []
+        settings: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        for group in self.param_groups if isinstance(self.base, SGD) else []:
+            lr = held = float(group["lr"])
+            if group["velocity"] == "paper" and group["momentum"]:
+                held = group["velocity_lr"] = group["velocity_lr"] or lr or 1.0
+            # Nesterov too gets copies: torch may write its direction into .grad.
+            if held != lr or group["nesterov"]:
+                ratio = lr / held if held else 1.0
+                settings.append((group, {name: group[name] for name in ("lr", "weight_decay")}))
+                group.update(lr=held, weight_decay=group["weight_decay"] * ratio)
                 for p in group["params"]:
-                    if (buffer := self.state[p].get("momentum_buffer")) is not None:
-                        buffer.mul_(last / lr)
-            group["velocity_lr"] = lr
+                    if p.grad is not None:
+                        given.append((p, p.grad))
+                        p.grad = p.grad * ratio
+        try:
+            if self._needs_closure():
+                known = [loss]  # of the evaluation that was made already
+                self.base.step(lambda: known.pop() if known else closure())  # type: ignore[misc]
+            else:
+                self.base.step()
+        finally:
+            for group, values in settings:
+                group.update(values)
+            for p, grad in given:
+                p.grad = grad
 
-    def _absorb(
-        self, moving: list[tuple[dict[str, Any], Tensor]], total: list[Tensor] | None
-    ) -> None:
-        """v ← v + η g (Algorithm 2, lines 13 and 18); torch's buffer is v / ε."""
-        assert total is not None
-        if not isinstance(self.base, SGD):
-            return
-        for (group, p), change in zip(moving, total, strict=True):
-            buffer = self.state[p].get("momentum_buffer")
-            if group["absorb"] and group["momentum"] and buffer is not None and group["lr"] > 0:
-                buffer.add_(change, alpha=1 / float(group["lr"]))
+    @torch.no_grad()
+    def _correct(self, moving: Moving, change: Sequence[Tensor]) -> None:
+        """θ ← θ − change, and v ← v + change where SGD's velocity absorbs it (lines 12 and 13)."""
+        torch._foreach_sub_([p for _, p in moving], list(change))
+        for (group, p), c in zip(moving, change, strict=True):
+            if isinstance(self.base, SGD) and group["absorb"] and group["momentum"]:
+                # torch's buffer is v / ε. With ε = 0 no velocity gives this step.
+                unit = float(group["velocity_lr"] or group["lr"])
+                if unit > 0:
+                    self.state[p]["momentum_buffer"].add_(c, alpha=1 / unit)
 
 
 class HCGD(HilbertConstrained):
@@ -348,34 +381,9 @@ class HCGD(HilbertConstrained):
         )  # fmt: skip
 
 
-def _functions(outputs: Outputs | Sequence[Outputs] | None, n: int) -> list[Outputs]:
-    """One output function for each of the n corrections."""
-    if callable(outputs):
-        return [outputs] * n
-    if not isinstance(outputs, Sequence) or not all(map(callable, outputs)):
-        raise TypeError(
-            "step needs an output function that returns f(X_V), such as lambda: "
-            f"model(x_v).softmax(dim=1), or a list of {n}; got {type(outputs).__name__}"
-        )
-    if len(outputs) != n:
-        raise ValueError(f"expected {n} output functions, one a correction, got {len(outputs)}")
-    return list(outputs)
+def _random_state(moving: Moving) -> RandomState:
+    return RandomState({p.device for _, p in moving})
 
 
-def _check_group(group: dict[str, Any], sgd: bool) -> None:
-    for name, symbol in (("lam", "λ"), ("inner_lr", "η")):
-        value = group[name]
-        if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-            raise ValueError(f"expected a finite {name} ({symbol}) of at least 0, got {value!r}")
-    n = group["corrections"]
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"expected an integer corrections (n) of at least 1, got {n!r}")
-    for name, kind in (("norm", Norm), ("velocity", Velocity)):
-        if group[name] not in get_args(kind):
-            raise ValueError(
-                f"expected {name} {' or '.join(map(repr, get_args(kind)))}, got {group[name]!r}"
-            )
-    if sgd and group["absorb"] and group["nesterov"]:
-        raise ValueError("Nesterov's velocity is not its step; pass absorb=False to keep it apart")
-    if group["velocity"] == "paper" and not sgd:
-        raise ValueError("velocity='paper' is a form of SGD's momentum; the base is not SGD")
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()

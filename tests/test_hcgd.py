@@ -1,633 +1,560 @@
-"""HCGD against a slow twin of Algorithm 2, a closed form, and what a drop-in optimizer owes."""
+"""HCGD's arithmetic: against a model derived by hand, and a slow twin written from Algorithm 2."""
 
-import copy
+import itertools
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
+from hilbertlib.distance import l2_distance
 from hilbertlib.hcgd import HCGD, HilbertConstrained
 
-X = torch.randn(20, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-Y = torch.arange(20) % 3
-XV = torch.randn(30, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+SGD = torch.optim.SGD
 
 
-def network(seed: int = 0, *extra: nn.Module) -> nn.Sequential:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), *extra, nn.Linear(6, 3)).double()
+def network(seed: int = 0, sizes: tuple[int, ...] = (4, 6, 3)) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for a, b in itertools.pairwise(sizes):
+        layers += [nn.Linear(a, b), nn.Tanh()]
+    return nn.Sequential(*layers[:-1]).double()
 
 
-def flat(model: nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters()]).clone()
+def data(seed: int = 1, n: int = 8) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 4, generator=generator, dtype=torch.float64)
+    return x, torch.randint(3, (n,), generator=generator)
 
 
-def backward(model: nn.Module, x: torch.Tensor = X, y: torch.Tensor = Y) -> None:
-    model.zero_grad()
-    F.cross_entropy(model(x), y).backward()
+def probabilities_of(model: nn.Module, x: Tensor):
+    return lambda: model(x).softmax(dim=1)
 
 
-def steps(model: nn.Module, optimizer: HilbertConstrained, n: int = 4, x_v=XV) -> torch.Tensor:
-    for _ in range(n):
-        backward(model)
-        optimizer.step(lambda: model(x_v).softmax(1))
-    return flat(model)
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
-def state_of(optimizer) -> dict:
-    return copy.deepcopy(optimizer.state_dict())
+def run(model, optimizer, steps=4, n=1, fresh=False, schedule=None, x_v=None) -> Tensor:
+    """Train for a few steps, X_V fixed or fresh for each correction."""
+    for t in range(steps):
+        if schedule is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = schedule[t]
+        x, y = data(100 + t)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        if isinstance(optimizer, HilbertConstrained):
+            seeds = [200 + 10 * t + j for j in range(n)] if fresh else [200 + t]
+            functions = [probabilities_of(model, data(s)[0]) for s in seeds]
+            optimizer.step(functions if fresh else functions[0])
+        else:
+            optimizer.step()
+    return weights(model)
 
 
-def same_state(a: dict, b: dict) -> bool:
-    if a["param_groups"] != b["param_groups"] or a["state"].keys() != b["state"].keys():
-        return False
-    return all(
-        torch.equal(v, b["state"][k][n]) if isinstance(v, torch.Tensor) else v == b["state"][k][n]
-        for k, s in a["state"].items()
-        for n, v in s.items()
-    )
+# --- the slow twin ---------------------------------------------------------------------------
 
 
-# --- the algorithm ---------------------------------------------------------------------------
+def slow_gradient(model, before, x_v, norm) -> list[Tensor]:
+    """∇D with the mean over examples written out."""
+    now = model(x_v).softmax(dim=1)
+    mean_square = sum((now[i] - before[i]).square().sum() for i in range(len(x_v))) / len(x_v)
+    if mean_square.item() == 0:
+        return [torch.zeros_like(p) for p in model.parameters()]
+    distance = mean_square.sqrt() if norm == "rms" else mean_square
+    return list(torch.autograd.grad(distance, list(model.parameters())))
 
 
-def algorithm_2(w, rates, *, beta, eta, lam, n, decay, norm, fresh):
-    """Algorithm 2 line by line, on a linear softmax classifier, with explicit Δθ and v."""
-    v = torch.zeros_like(w)
-    f = lambda weights, x: (x @ weights.T).softmax(1)  # noqa: E731
-    for rate in rates:
-        theta = w.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(X @ theta.T, Y), theta)
-        gradient = gradient + decay * w  # J
-        v = beta * v + rate * gradient
-        delta = -v
-        for j in range(n):
-            x_v = XV.roll(j, 1) if fresh else XV
-            d = delta.clone().requires_grad_()
-            square = (f(w, x_v) - f(w + d, x_v)).pow(2).sum(1).mean()
-            cost = lam * square if norm == "squared" else (lam**2 * square).sqrt()
-            (g,) = torch.autograd.grad(cost, d)
-            if j > 0:
-                g = g + gradient
-            delta = delta - eta * g
-            v = v + eta * g
-        w = w + delta
-    return w
+def slow_twin(
+    model, *, lam, eta, n, norm, beta=0.0, decay=0.0, velocity="paper", absorb=True, steps=4,
+    fresh=False, schedule=(0.3,) * 4, sign=1.0, dampening=0.0,
+) -> Tensor:  # fmt: skip
+    """Algorithm 2, with n corrections rather than n − 1."""
+    parameters = list(model.parameters())
+    v = [torch.zeros_like(p) for p in parameters]
+    for t in range(steps):
+        epsilon = schedule[t]
+        x, y = data(100 + t)
+        loss = F.cross_entropy(model(x), y)
+        gradients = torch.autograd.grad(loss, parameters)
+        old = [p.detach().clone() for p in parameters]
+        j_t = [sign * g + decay * p for g, p in zip(gradients, old, strict=True)]
+        batches = [data(200 + 10 * t + k if fresh else 200 + t)[0] for k in range(n)]
+        before = [model(b).softmax(dim=1).detach() for b in batches]
+        for i, p in enumerate(parameters):
+            share = 1.0 if t == 0 else 1 - dampening  # torch's first velocity is the gradient
+            if velocity == "paper":
+                v[i] = beta * v[i] + share * epsilon * j_t[i]
+                step = v[i]
+            else:
+                v[i] = beta * v[i] + share * j_t[i]
+                step = epsilon * v[i]
+            p.data = old[i] - step
+        for k in range(n):
+            pull = slow_gradient(model, before[k], batches[k], norm)
+            for i, p in enumerate(parameters):
+                g = eta * (lam * pull[i] + (j_t[i] if k > 0 else 0.0))
+                p.data = p.data - g
+                if absorb:
+                    v[i] = v[i] + (g if velocity == "paper" else g / epsilon)
+    return weights(model)
 
 
 @pytest.mark.parametrize("norm", ["rms", "squared"])
-@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("n", [1, 2, 5])
 @pytest.mark.parametrize("fresh", [False, True])
-def test_it_is_algorithm_2(n, norm, fresh):
-    torch.manual_seed(0)
-    model = nn.Linear(5, 3, bias=False).double()
-    rates = [0.1, 0.1, 0.05, 0.2, 0.01]
-    expected = algorithm_2(
-        model.weight.detach().clone(), rates,
-        beta=0.9, eta=0.03, lam=0.7, n=n, decay=0.01, norm=norm, fresh=fresh,
+@pytest.mark.parametrize("foreach", [False, True])
+def test_sgd_equals_the_slow_twin(norm, n, fresh, foreach):
+    model, twin = network(), network()
+    base = SGD(model.parameters(), lr=0.3, momentum=0.9, weight_decay=0.1, foreach=foreach)
+    optimizer = HilbertConstrained(base, lam=0.7, inner_lr=0.2, corrections=n, norm=norm)
+    ours = run(model, optimizer, n=n, fresh=fresh)
+    slow = slow_twin(twin, lam=0.7, eta=0.2, n=n, norm=norm, beta=0.9, decay=0.1, fresh=fresh)
+    torch.testing.assert_close(ours, slow, rtol=1e-11, atol=1e-12)
+
+
+SCHEDULE = (0.3, 0.05, 0.05, 0.6)
+
+
+@pytest.mark.parametrize("velocity", ["paper", "torch"])
+@pytest.mark.parametrize("absorb", [False, True])
+@pytest.mark.parametrize("dampening", [0.0, 0.4])
+@pytest.mark.parametrize("n", [1, 3])
+def test_each_velocity_under_a_schedule_equals_the_slow_twin(velocity, absorb, dampening, n):
+    model, twin = network(), network()
+    base = SGD(
+        model.parameters(), lr=0.3, momentum=0.8, weight_decay=0.05, dampening=dampening,
+        maximize=True,
     )  # fmt: skip
-    optimizer = HCGD(
-        model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01,
-        lam=0.7, inner_lr=0.03, corrections=n, norm=norm,
+    optimizer = HilbertConstrained(
+        base, lam=0.7, inner_lr=0.1, corrections=n, absorb=absorb, velocity=velocity
+    )
+    ours = run(model, optimizer, n=n, schedule=SCHEDULE)
+    slow = slow_twin(
+        twin, lam=0.7, eta=0.1, n=n, norm="rms", beta=0.8, decay=0.05, velocity=velocity,
+        absorb=absorb, schedule=SCHEDULE, sign=-1.0, dampening=dampening,
     )  # fmt: skip
-    for rate in rates:
-        optimizer.param_groups[0]["lr"] = rate
-        backward(model)
-        batches = [XV.roll(j, 1) for j in range(n)]
-        each = [lambda x=x: model(x).softmax(1) for x in batches]
-        optimizer.step(each if fresh else lambda: model(XV).softmax(1))
-    torch.testing.assert_close(model.weight.detach(), expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(ours, slow, rtol=1e-11, atol=1e-12)
+    assert [g["lr"] for g in base.param_groups] == [0.6]
+    assert [g["weight_decay"] for g in base.param_groups] == [0.05]
+
+
+def test_the_two_velocities_differ_once_the_rate_changes_and_not_before():
+    def trained(velocity, schedule):
+        model = network()
+        base = SGD(model.parameters(), lr=0.3, momentum=0.9)
+        return run(
+            model,
+            HilbertConstrained(base, 0.5, 0.1, velocity=velocity),
+            schedule=schedule,
+            **kwargs,
+        )
+
+    constant = (0.3,) * 4
+    torch.testing.assert_close(
+        trained("paper", constant), trained("torch", constant), rtol=1e-12, atol=1e-14
+    )
+    difference = trained("paper", SCHEDULE) - trained("torch", SCHEDULE)
+    assert difference.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_the_papers_velocity_coasts_through_a_rate_of_zero(at):
+    schedule = [0.3, 0.3, 0.2, 0.1]
+    schedule[at] = 0.0
+    model, twin = network(), network()
+    optimizer = HCGD(model.parameters(), lr=schedule[0], momentum=0.9, lam=0.7, inner_lr=0.1)
+    ours = run(model, optimizer, schedule=schedule)
+    slow = slow_twin(twin, lam=0.7, eta=0.1, n=1, norm="rms", beta=0.9, schedule=schedule)
+    torch.testing.assert_close(ours, slow, rtol=1e-11, atol=1e-12)
+
+
+def test_torchs_velocity_at_a_rate_of_zero_absorbs_nothing():
+    model = network()
+    base = SGD(model.parameters(), lr=0.0, momentum=0.9)
+    before = weights(model)
+    optimizer = HilbertConstrained(base, lam=0.5, inner_lr=0.1, corrections=2)
+    after = run(model, optimizer, steps=1, n=2)
+    gradients = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
+    torch.testing.assert_close(after, before - 0.1 * gradients)
+    for p in model.parameters():
+        assert torch.equal(base.state[p]["momentum_buffer"], p.grad)
+
+
+def test_sgds_velocity_is_the_final_step():
+    """Section 3.2: Δθ = −v after the corrections, whichever form v has."""
+    for velocity in ("torch", "paper"):
+        model = network()
+        base = SGD(model.parameters(), lr=0.3, momentum=0.9)
+        optimizer = HilbertConstrained(
+            base, lam=0.5, inner_lr=0.1, corrections=3, velocity=velocity
+        )
+        for steps in (1, 1):
+            before = weights(model)
+            moved = run(model, optimizer, steps=steps, n=3) - before
+            v = torch.cat(
+                [base.state[p]["momentum_buffer"].reshape(-1) for p in model.parameters()]
+            )
+            torch.testing.assert_close(moved, -unit * v, rtol=1e-10, atol=1e-13)
+
+
+# --- derived by hand -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("norm", ["rms", "squared"])
-def test_one_correction_of_a_linear_model_in_closed_form(norm):
-    # f(x) = Wx, so f(θ+Δ) − f(θ) = Δx: D² = tr(Δ S Δᵀ) with S the second moment of X_V,
-    # and ∇D² = 2ΔS, ∇D = ΔS / D.
-    model = nn.Linear(5, 2, bias=False).double()
-    before = model.weight.detach().clone()
-    model.weight.grad = torch.ones_like(before)
-    delta = -0.1 * torch.ones_like(before)
-    moment = XV.T @ XV / len(XV)
-    distance = (delta @ moment * delta).sum().sqrt()
-    pull = 2 * delta @ moment if norm == "squared" else delta @ moment / distance
-    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-    HilbertConstrained(sgd, lam=0.5, inner_lr=0.02, norm=norm).step(lambda: model(XV))
-    expected = before + delta - 0.5 * 0.02 * pull
-    torch.testing.assert_close(model.weight.detach(), expected, rtol=1e-12, atol=0)
+@pytest.mark.parametrize("shape", ["(N,)", "(N, 1)"])
+def test_a_linear_model_derived_by_hand(norm, shape):
+    """f = A θ, so Δf = A Δθ: ∇ rms = AᵀAΔθ / (√N |AΔθ|), ∇ squared = 2 AᵀAΔθ / N."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    j = torch.randn(3, generator=generator, dtype=torch.float64)
+    theta = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    theta.grad = j.clone()
+    optimizer = HilbertConstrained(
+        SGD([theta], lr=0.1), lam=0.5, inner_lr=0.2, corrections=2, norm=norm
+    )
+    optimizer.step(lambda: a @ theta if shape == "(N,)" else (a @ theta)[:, None])
 
+    def gradient(delta):
+        f = a @ delta
+        return a.T @ f / (math.sqrt(7) * f.norm()) if norm == "rms" else 2 * a.T @ f / 7
+
+    delta0 = -0.1 * j
+    delta1 = delta0 - 0.2 * 0.5 * gradient(delta0)
+    delta2 = delta1 - 0.2 * (j + 0.5 * gradient(delta1))
+    torch.testing.assert_close(theta.detach(), delta2, rtol=1e-13, atol=0)
+    distances = [(a @ d).square().sum().item() / 7 for d in (delta0, delta1)]
+    if norm == "rms":
+        distances = [math.sqrt(d) for d in distances]
+    assert optimizer.distances == pytest.approx(distances, rel=1e-13)
+
+
+def test_one_step_with_numbers_one_can_check_in_the_head():
+    theta = nn.Parameter(torch.tensor([1.0, 1.0]))
+    theta.grad = torch.tensor([3.0, 4.0])
+    optimizer = HilbertConstrained(SGD([theta], lr=1.0), lam=2.0, inner_lr=0.5)
+    # One example that sees θ itself: Δθ⁰ = −(3, 4), D = 5, ∇D = −(0.6, 0.8), ηλ = 1.
+    optimizer.step(lambda: theta[None])
+    torch.testing.assert_close(theta.detach(), torch.tensor([-1.4, -2.2]))
+    assert optimizer.distances == (5.0,)
+
+
+def test_where_the_function_does_not_move_the_gradient_is_zero():
+    model, plain = network(), network()
+    for m, kind in ((model, HilbertConstrained), (plain, None)):
+        sgd = SGD(m.parameters(), lr=0.0)
+        x, y = data()
+        F.cross_entropy(m(x), y).backward()
+        sgd.step() if kind is None else kind(sgd).step(probabilities_of(m, x))
+    assert torch.equal(weights(model), weights(plain))
+
+
+# --- λ = 0 -----------------------------------------------------------------------------------
 
 BASES = {
-    "SGD": lambda p: torch.optim.SGD(p, lr=0.1),
-    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
-    "dampening": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.3),
-    "maximize": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5, maximize=True),
-    "Adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1, amsgrad=True),
-    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
-    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5),
-    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.05),
-    "foreach": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, foreach=True),
-    "tensor rate": lambda p: torch.optim.Adam(p, lr=torch.tensor(0.01), foreach=False),
+    "sgd": lambda p: SGD(p, lr=0.1),
+    "momentum": lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.1),
+    "amsgrad": lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True, maximize=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.1),
+    "nadam": lambda p: torch.optim.NAdam(p, lr=0.1),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.1, momentum=0.9, centered=True),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1),
+    "rprop": lambda p: torch.optim.Rprop(p, lr=0.1),
 }
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_without_a_leash_it_is_the_base_optimizer_bit_for_bit(base):
-    ours, theirs = network(), network()
-    optimizer = HilbertConstrained(BASES[base](ours.parameters()), lam=0.0)
-    plain = BASES[base](theirs.parameters())
-    for rate in (0.1, 0.1, 0.03):
-        for o in (optimizer, plain):
-            if base != "tensor rate":
-                o.param_groups[0]["lr"] = rate
-        for model in (ours, theirs):
-            backward(model)
-        optimizer.step(lambda: ours(XV).softmax(1))
-        plain.step()
-    assert torch.equal(flat(ours), flat(theirs))
-
-
-@pytest.mark.parametrize("base", BASES)
-def test_around_any_optimizer_a_leash_shortens_a_long_step(base):
-    moved = {}
-    for lam in (0.0, 0.5):
-        model = network()
-        optimizer = HilbertConstrained(BASES[base](model.parameters()), lam)
-        start = model(XV).softmax(1).detach()
-        steps(model, optimizer, 1)
-        moved[lam] = (model(XV).softmax(1) - start).pow(2).sum(1).mean()
-    if base not in ("Adam", "AdamW", "tensor rate"):  # their first step is shorter than λη
-        assert moved[0.5] < moved[0.0]
-    assert moved[0.5] != moved[0.0]
-
-
-@given(n=st.integers(1, 6), eta=st.floats(0, 0.2))
-def test_a_slack_leash_with_more_corrections_is_a_larger_rate(n, eta):
-    ours, theirs = network(), network()
-    sgd = torch.optim.SGD(ours.parameters(), lr=0.1, weight_decay=0.02)
-    optimizer = HilbertConstrained(sgd, lam=0.0, inner_lr=eta, corrections=n)
-    plain = torch.optim.SGD(theirs.parameters(), lr=0.1 + (n - 1) * eta, weight_decay=0.02)
-    for _ in range(3):
-        for model in (ours, theirs):
-            backward(model)
-        optimizer.step(lambda: ours(XV).softmax(1))
-        plain.step()
-    torch.testing.assert_close(flat(ours), flat(theirs), rtol=1e-12, atol=1e-13)
-
-
-@given(st.floats(0.1, 10))
-def test_with_one_correction_only_the_product_of_lambda_and_eta_counts(share):
-    a, b = network(), network()
-    one = HilbertConstrained(BASES["momentum"](a.parameters()), 0.5, 0.02)
-    two = HilbertConstrained(BASES["momentum"](b.parameters()), 0.5 * share, 0.02 / share)
-    torch.testing.assert_close(steps(a, one), steps(b, two), rtol=1e-11, atol=1e-12)
-
-
-def test_decoupled_weight_decay_is_no_part_of_the_repeated_gradient():
-    for kind, coupled in ((torch.optim.Adam, True), (torch.optim.AdamW, False)):
-        model, plain = network(), network()
-        base = lambda m, k=kind: k(m.parameters(), lr=0.01, weight_decay=0.5)  # noqa: E731
-        before = flat(model)
-        optimizer = HilbertConstrained(base(model), lam=0.0, inner_lr=0.1, corrections=2)
-        other = base(plain)
-        for m in (model, plain):
-            backward(m)
-        gradient = torch.cat([p.grad.reshape(-1) for p in plain.parameters()])
-        optimizer.step(lambda m=model: m(XV).softmax(1))
-        other.step()
-        repeated = gradient + (0.5 * before if coupled else 0)
-        torch.testing.assert_close(flat(model), flat(plain) - 0.1 * repeated)
-
-
-def test_maximizing_repeats_the_gradient_uphill():
+@pytest.mark.parametrize(("lam", "inner_lr"), [(0.0, 0.1), (0.5, 0.0)])
+def test_lambda_zero_is_exactly_the_base_optimizer(base, lam, inner_lr):
     model, plain = network(), network()
-    sgd = torch.optim.SGD(model.parameters(), lr=0.1, maximize=True)
-    optimizer = HilbertConstrained(sgd, lam=0.0, inner_lr=0.05, corrections=3)
-    backward(model), backward(plain)
-    optimizer.step(lambda: model(XV).softmax(1))
-    torch.optim.SGD(plain.parameters(), lr=0.2, maximize=True).step()
-    torch.testing.assert_close(flat(model), flat(plain))
+    optimizer = HilbertConstrained(BASES[base](model.parameters()), lam=lam, inner_lr=inner_lr)
+    ours = run(model, optimizer)
+    theirs = run(plain, BASES[base](plain.parameters()))
+    assert torch.equal(ours, theirs)
+    assert optimizer.distances == ()
+    for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
 
 
-# --- momentum --------------------------------------------------------------------------------
+@pytest.mark.parametrize("n", [2, 5])
+def test_lambda_zero_with_n_corrections_is_a_larger_learning_rate(n):
+    model, plain = network(), network()
+    base = SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    ours = run(model, HilbertConstrained(base, 0.0, 0.02, corrections=n), n=n)
+    theirs = run(plain, SGD(plain.parameters(), lr=0.1 + (n - 1) * 0.02, weight_decay=0.1))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
-def test_the_velocity_is_the_corrected_step_and_adams_moments_are_left_alone():
-    model = network()
-    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    optimizer = HilbertConstrained(sgd, lam=2.0)
-    before = flat(model)
-    steps(model, optimizer, 1)
-    velocity = torch.cat([sgd.state[p]["momentum_buffer"].reshape(-1) for p in model.parameters()])
-    torch.testing.assert_close(-0.1 * velocity, flat(model) - before)
-
-    leashed, free = network(), network()
-    adam = torch.optim.Adam(leashed.parameters())
-    backward(leashed), backward(free)
-    HilbertConstrained(adam, lam=5.0).step(lambda: leashed(XV).softmax(1))
-    other = torch.optim.Adam(free.parameters())
-    other.step()
-    for p, q in zip(leashed.parameters(), free.parameters(), strict=True):
-        assert torch.equal(adam.state[p]["exp_avg"], other.state[q]["exp_avg"])
-        assert torch.equal(adam.state[p]["exp_avg_sq"], other.state[q]["exp_avg_sq"])
-    assert not torch.equal(flat(leashed), flat(free))
-
-
-def test_without_absorbing_the_velocity_is_plain_sgds():
-    model, free = network(), network()
-    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    other = torch.optim.SGD(free.parameters(), lr=0.1, momentum=0.9)
-    backward(model), backward(free)
-    HilbertConstrained(sgd, lam=2.0, absorb=False).step(lambda: model(XV).softmax(1))
-    other.step()
-    for p, q in zip(model.parameters(), free.parameters(), strict=True):
-        assert torch.equal(sgd.state[p]["momentum_buffer"], other.state[q]["momentum_buffer"])
-
-
-def test_torchs_and_the_papers_velocity_differ_only_where_the_rate_changes():
-    def run(velocity, rates):
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.01, 10), st.floats(0.001, 1), st.floats(0.1, 10))
+def test_with_one_correction_lambda_folds_into_the_inner_rate(lam, eta, factor):
+    def trained(lam, eta):
         model = network()
-        sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        optimizer = HilbertConstrained(sgd, velocity=velocity)
-        for rate in rates:
-            optimizer.param_groups[0]["lr"] = rate
-            steps(model, optimizer, 1)
-        return flat(model)
+        return run(model, HilbertConstrained(SGD(model.parameters(), 0.1), lam, eta), steps=2)
 
-    assert torch.equal(run("torch", [0.1] * 3), run("paper", [0.1] * 3))
-    assert (run("torch", [0.1, 0.01, 0.01]) - run("paper", [0.1, 0.01, 0.01])).norm() > 1e-3
-
-
-def test_a_rate_of_zero_neither_moves_nor_divides():
-    model = network()
-    optimizer = HCGD(model.parameters(), lr=0.1, momentum=0.9, lam=0.0)
-    optimizer.param_groups[0]["lr"] = 0.0  # a warm-up often starts there
-    before = flat(model)
-    steps(model, optimizer, 1)
-    assert torch.equal(flat(model), before)
-    optimizer.param_groups[0]["lr"] = 0.1
-    assert steps(model, optimizer, 2).isfinite().all()
-
-
-# --- leaving no trace ------------------------------------------------------------------------
-
-
-def test_buffers_of_batchnorm_are_bit_identical():
-    model = network(0, nn.BatchNorm1d(6))
-    optimizer = HilbertConstrained(BASES["SGD"](model.parameters()), corrections=3)
-    for _ in range(3):
-        backward(model)
-        before = {n: b.clone() for n, b in model.named_buffers()}
-        optimizer.step(lambda: model(XV).softmax(1))
-        for name, buffer in model.named_buffers():
-            assert torch.equal(buffer, before[name]), name
-    assert model[2].num_batches_tracked == 3  # the training passes alone
-    assert model.training
-
-
-def test_both_passes_of_a_distance_see_one_dropout_mask():
-    model = network(0, nn.Dropout(0.5))
-    seen = []
-    model[2].register_forward_hook(
-        lambda _m, inputs, out: seen.append((out == 0) & (inputs[0] != 0))
+    torch.testing.assert_close(
+        trained(lam, eta), trained(lam * factor, eta / factor), rtol=1e-9, atol=1e-9
     )
-    optimizer = HilbertConstrained(BASES["SGD"](model.parameters()), corrections=3)
-    for fresh in (False, True):
-        backward(model)
-        seen.clear()
-        if fresh:
-            optimizer.step([lambda x=x: model(x).softmax(1) for x in (XV, XV[:10], XV[:5])])
-            before, after = seen[:3], seen[3:]
-        else:
-            optimizer.step(lambda: model(XV).softmax(1))
-            before, after = [seen[0]] * 3, seen[1:]
-        assert len(after) == 3
-        for a, b in zip(before, after, strict=True):
-            assert torch.equal(a, b)
-        assert seen[0].any()
 
 
-def test_the_random_state_afterwards_is_that_after_one_pass():
-    model = network(0, nn.Dropout(0.5))
-    optimizer = HilbertConstrained(BASES["SGD"](model.parameters()), corrections=4)
-    backward(model)
-    torch.manual_seed(7)
-    model(XV)
-    expected = torch.rand(3)
-    torch.manual_seed(7)
-    optimizer.step(lambda: model(XV).softmax(1))
-    assert torch.equal(torch.rand(3), expected)
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.1, 10))
+def test_the_norm_scales_with_the_outputs_and_its_square_with_their_square(factor):
+    def correction(norm, scale):
+        model, x = network(), data()[0]
+        F.cross_entropy(model(x), data()[1]).backward()
+        plain = weights(model) - 0.1 * torch.cat([p.grad.reshape(-1) for p in model.parameters()])
+        optimizer = HilbertConstrained(SGD(model.parameters(), 0.1), 0.5, 0.1, norm=norm)
+        optimizer.step(lambda: scale * model(x).softmax(dim=1))
+        return weights(model) - plain
 
-
-def test_grad_is_left_as_it_was_and_accumulates():
-    model = network()
-    optimizer = HilbertConstrained(BASES["momentum"](model.parameters()), corrections=2)
-    backward(model)
-    before = [p.grad.clone() for p in model.parameters()]
-    optimizer.step(lambda: model(XV).softmax(1))
-    for p, g in zip(model.parameters(), before, strict=True):
-        assert torch.equal(p.grad, g)
-
-    halves, whole = network(), network()
-    backward(whole)
-    halves.zero_grad()
-    for part in (slice(0, 10), slice(10, 20)):
-        (F.cross_entropy(halves(X[part]), Y[part]) / 2).backward()
-    for m in (halves, whole):
-        HilbertConstrained(BASES["SGD"](m.parameters())).step(lambda m=m: m(XV).softmax(1))
-    torch.testing.assert_close(flat(halves), flat(whole), rtol=1e-12, atol=1e-14)
-
-
-def test_frozen_and_unused_parameters_stay():
-    model = network()
-    spare = nn.Linear(2, 2).double()
-    model[0].weight.requires_grad_(False)
-    everything = [*model.parameters(), *spare.parameters()]
-    optimizer = HilbertConstrained(torch.optim.SGD(everything, lr=0.1), corrections=2)
-    frozen, unused = model[0].weight.clone(), flat(spare)
-    backward(model)
-    optimizer.step(lambda: model(XV).softmax(1))
-    assert torch.equal(model[0].weight, frozen)
-    assert torch.equal(flat(spare), unused)
-    # a gradient in only one of the passes is no error
-    spare.weight.grad = torch.ones_like(spare.weight)
-    backward(model)
-    optimizer.step(lambda: model(XV).softmax(1))
-    assert (flat(spare) != unused).any()
-
-
-# --- as a torch optimizer --------------------------------------------------------------------
-
-
-def test_it_is_an_optimizer_and_its_groups_carry_everything():
-    model = network()
-    groups = [
-        {"params": model[0].parameters(), "lam": 0.0},
-        {"params": model[2].parameters(), "lr": 0.01},
-    ]
-    base = torch.optim.SGD(groups, lr=0.1)
-    optimizer = HilbertConstrained(base, lam=0.7, inner_lr=0.03, norm="squared")
-    assert isinstance(optimizer, torch.optim.Optimizer)
-    assert optimizer.param_groups is base.param_groups
-    assert [g["lam"] for g in optimizer.param_groups] == [0.0, 0.7]
-    assert [g["lr"] for g in optimizer.param_groups] == [0.1, 0.01]
-    assert all(g["inner_lr"] == 0.03 and g["norm"] == "squared" for g in base.param_groups)
-    optimizer.zero_grad()
-    assert model[0].weight.grad is None
-
-
-def test_lambda_of_each_group_is_its_own():
-    free, leashed = network(), network()
-    groups = [{"params": leashed[0].parameters(), "lam": 0.0}, {"params": leashed[2].parameters()}]
-    optimizer = HilbertConstrained(torch.optim.SGD(groups, lr=0.1), lam=0.7)
-    backward(free), backward(leashed)
-    optimizer.step(lambda: leashed(XV).softmax(1))
-    torch.optim.SGD(free.parameters(), lr=0.1).step()
-    assert torch.equal(leashed[0].weight, free[0].weight)
-    assert not torch.equal(leashed[2].weight, free[2].weight)
-
-
-def test_groups_may_join_later():
-    model = network()
-    optimizer = HilbertConstrained(torch.optim.SGD(model[0].parameters(), lr=0.1), lam=0.9)
-    optimizer.add_param_group({"params": list(model[2].parameters()), "lr": 0.2, "lam": 0.1})
-    assert len(optimizer.base.param_groups) == 2
-    assert optimizer.param_groups[1]["lam"] == 0.1
-    assert optimizer.param_groups[1]["inner_lr"] == 0.02
-    before = model[2].weight.clone()
-    steps(model, optimizer, 1)
-    assert (model[2].weight != before).all()
-
-
-def test_schedulers_see_the_rate():
-    model = network()
-    optimizer = HilbertConstrained(BASES["momentum"](model.parameters()))
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
-    for _ in range(4):
-        steps(model, optimizer, 1)
-        scheduler.step()
-    assert optimizer.base.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
-
-
-@pytest.mark.parametrize("base", ["momentum", "Adam"])
-def test_it_resumes_bit_for_bit(base):
-    def build(model):
-        return HilbertConstrained(
-            BASES[base](model.parameters()), lam=0.3, inner_lr=0.05, corrections=2
+    for norm, power in (("rms", 1), ("squared", 2)):
+        torch.testing.assert_close(
+            correction(norm, factor), factor**power * correction(norm, 1.0), rtol=1e-6, atol=1e-12
         )
 
-    straight = network()
-    optimizer = build(straight)
-    steps(straight, optimizer, 3)
-    saved = copy.deepcopy(straight.state_dict()), state_of(optimizer)
-    steps(straight, optimizer, 3)
 
-    resumed = network(seed=9)
-    resumed.load_state_dict(saved[0])
-    other = HilbertConstrained(BASES[base](resumed.parameters()))  # other hyperparameters
-    other.load_state_dict(saved[1])
-    assert other.param_groups is other.base.param_groups
-    assert other.param_groups[0]["lam"] == 0.3
-    steps(resumed, other, 3)
-    assert torch.equal(flat(straight), flat(resumed))
+# --- any base --------------------------------------------------------------------------------
 
 
-def test_a_state_of_the_bare_optimizer_can_go_on_on_a_leash():
-    model = network()
-    sgd = BASES["momentum"](model.parameters())
-    backward(model)
-    sgd.step()
-    optimizer = HilbertConstrained(BASES["momentum"](model.parameters()), lam=0.4)
-    optimizer.load_state_dict(sgd.state_dict())
-    assert optimizer.param_groups[0]["lam"] == 0.4
-    assert steps(model, optimizer, 1).isfinite().all()
+def last_step_by_hand(make, coupled, sign=1.0, decay=0.0, n=2):
+    """Two steps: the base's own, then one corrected by hand from the base's own proposal."""
+    model, start = network(), network()
+    base, other = make(model.parameters()), make(start.parameters())
+    run(model, base, steps=1)
+    run(start, other, steps=1)
+    x, y = data(5)
+    for m in (model, start):
+        m.zero_grad()
+        F.cross_entropy(m(x), y).backward()
+    x_v = data(6)[0]
+    optimizer = HilbertConstrained(base, lam=0.7, inner_lr=0.3, corrections=n)
+    optimizer.step(probabilities_of(model, x_v))
 
-
-def test_a_copy_is_whole_and_apart():
-    model = network()
-    optimizer = HilbertConstrained(BASES["momentum"](model.parameters()), lam=0.4)
-    steps(model, optimizer, 2)
-    twin_model, twin = copy.deepcopy((model, optimizer))
-    assert twin.param_groups is twin.base.param_groups
-    before = flat(twin_model)
-    steps(model, optimizer, 1)
-    assert torch.equal(flat(twin_model), before)
-    steps(twin_model, twin, 1)
-    assert torch.equal(flat(twin_model), flat(model))
-
-
-def test_closures_run_first_with_gradients_and_their_value_is_returned():
-    model, other = network(), network()
-    optimizer = HilbertConstrained(BASES["SGD"](model.parameters()))
-
-    def closure():
-        assert torch.is_grad_enabled()
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(X), Y)
-        loss.backward()
-        return loss
-
-    with torch.no_grad():
-        loss = optimizer.step(lambda: model(XV).softmax(1), closure)
-    steps(other, HilbertConstrained(BASES["SGD"](other.parameters())), 1)
-    assert float(loss) == pytest.approx(float(F.cross_entropy(network()(X), Y)))
-    assert torch.equal(flat(model), flat(other))
-    backward(model)
-    assert optimizer.step(lambda: model(XV).softmax(1)) is None
-
-
-def test_the_training_batchs_own_outputs_save_a_pass():
-    model, other = network(), network()
-    calls = []
-    model.register_forward_hook(lambda *_: calls.append(1))
-    optimizer = HilbertConstrained(BASES["momentum"](model.parameters()), corrections=2)
-    for k in range(3):
-        model.zero_grad()
-        calls.clear()
-        logits = model(X)
-        F.cross_entropy(logits, Y).backward()
-        optimizer.step(lambda: model(X).softmax(1), current=logits.softmax(1))
-        assert len(calls) == (4 if k == 0 else 3)  # verified once, then trusted
-    twin = HilbertConstrained(BASES["momentum"](other.parameters()), corrections=2)
-    steps(other, twin, 3, x_v=X)
-    torch.testing.assert_close(flat(model), flat(other), rtol=1e-12, atol=1e-14)
-
-
-# --- refusals --------------------------------------------------------------------------------
+    before = start(x_v).softmax(dim=1).detach()
+    j = [sign * p.grad + (decay * p.detach() if coupled else 0) for p in start.parameters()]
+    other.step()
+    for k in range(n):
+        pull = slow_gradient(start, before, x_v, "rms")
+        for p, g, gradient in zip(start.parameters(), pull, j, strict=True):
+            p.data = p.data - 0.3 * (0.7 * g + (gradient if k else 0))
+    return model, base, start, other
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("make", "coupled", "sign", "decay"),
     [
-        ({"lam": -1.0}, r"lam \(λ\) of at least 0, got -1.0"),
-        ({"lam": math.nan}, r"lam \(λ\) of at least 0, got nan"),
-        ({"lam": math.inf}, "finite lam"),
-        ({"inner_lr": -0.1}, r"inner_lr \(η\) of at least 0, got -0.1"),
-        ({"inner_lr": "0.1"}, r"inner_lr \(η\).*got '0.1'"),
-        ({"corrections": 0}, r"corrections \(n\) of at least 1, got 0"),
-        ({"corrections": 1.5}, r"integer corrections \(n\).*1.5"),
-        ({"corrections": True}, r"integer corrections \(n\).*True"),
-        ({"norm": "l1"}, "norm 'rms' or 'squared', got 'l1'"),
-        ({"velocity": "fast"}, "velocity 'torch' or 'paper', got 'fast'"),
+        (lambda p: torch.optim.Adam(p, 0.05, weight_decay=0.5), True, 1, 0.5),
+        (lambda p: torch.optim.Adam(p, 0.05, weight_decay=0.5, maximize=True), True, -1, 0.5),
+        (lambda p: torch.optim.AdamW(p, 0.05, weight_decay=0.5), False, 1, 0.5),
+        (lambda p: torch.optim.NAdam(p, 0.05, weight_decay=0.5), True, 1, 0.5),
+        (
+            lambda p: torch.optim.NAdam(p, 0.05, weight_decay=0.5, decoupled_weight_decay=True),
+            False, 1, 0.5,
+        ),
+        (lambda p: torch.optim.RMSprop(p, 0.05, weight_decay=0.5, momentum=0.5), True, 1, 0.5),
+        (lambda p: torch.optim.Adagrad(p, 0.05, weight_decay=0.5), True, 1, 0.5),
+        (lambda p: torch.optim.Adafactor(p, 0.05, weight_decay=0.5), False, 1, 0.5),
+        (lambda p: torch.optim.Rprop(p, 0.05), False, 1, 0.0),
     ],
-)
-def test_hyperparameters_out_of_range_are_refused_at_once_and_in_the_groups(values, message):
-    model = network()
-    with pytest.raises(ValueError, match=message):
-        HilbertConstrained(BASES["momentum"](model.parameters()), **values)
-    optimizer = HilbertConstrained(BASES["momentum"](model.parameters()))
-    steps(model, optimizer, 1)
-    optimizer.param_groups[0].update(values)
-    backward(model)
-    before, state = flat(model), state_of(optimizer)
-    with pytest.raises(ValueError, match=message):
-        optimizer.step(lambda: model(XV).softmax(1))
-    assert torch.equal(flat(model), before)
-    optimizer.param_groups[0].update({k: 0.0 if k == "lam" else v for k, v in values.items()})
-    assert state_of(optimizer)["state"].keys() == state["state"].keys()
+    ids="adam maximize adamw nadam nadamw rmsprop adagrad adafactor rprop".split(),
+)  # fmt: skip
+def test_any_base_is_corrected_and_its_state_left_alone(make, coupled, sign, decay):
+    model, base, expected, other = last_step_by_hand(make, coupled, sign, decay)
+    torch.testing.assert_close(weights(model), weights(expected), rtol=1e-11, atol=1e-13)
+    for p, q in zip(model.parameters(), expected.parameters(), strict=True):
+        for name, value in other.state[q].items():
+            assert torch.equal(torch.as_tensor(base.state[p][name]), torch.as_tensor(value)), name
 
 
-@pytest.mark.parametrize(
-    ("outputs", "error", "message"),
-    [
-        (None, TypeError, "needs an output function.*got NoneType"),
-        (torch.ones(3, 2), TypeError, "needs an output function.*got Tensor"),
-        ([1, 2], TypeError, "needs an output function.*list of 2; got list"),
-        ([lambda: XV], ValueError, "expected 2 output functions, one a correction, got 1"),
-        (lambda: [1.0], TypeError, "to return a tensor, got list"),
-        (lambda: torch.zeros(0, 3), ValueError, r"at least one example, got shape \(0, 3\)"),
-        (lambda: torch.tensor(1.0), ValueError, r"got shape \(\)"),
-        (lambda: torch.full((2, 3), math.nan), FloatingPointError, "before the step, got NaN"),
-    ],
-)
-def test_a_refused_step_changes_nothing(outputs, error, message):
-    model = network()
-    optimizer = HilbertConstrained(BASES["momentum"](model.parameters()), corrections=2)
-    steps(model, optimizer, 2)
-    backward(model)
-    before, state = flat(model), state_of(optimizer)
-    with pytest.raises(error, match=message):
-        optimizer.step(outputs)
-    assert torch.equal(flat(model), before)
-    assert same_state(state, state_of(optimizer))
+@pytest.mark.parametrize("foreach", [False, True])
+def test_nesterov_keeps_its_velocity_and_the_users_gradient(foreach):
+    def make(p):
+        return SGD(p, lr=0.1, momentum=0.9, nesterov=True, foreach=foreach)
+
+    model, plain = network(), network()
+    optimizer = HilbertConstrained(make(model.parameters()), lam=0.0, absorb=False)
+    assert torch.equal(run(model, optimizer), run(plain, make(plain.parameters())))
+    x, y = data(3)
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    given = [p.grad for p in model.parameters()]
+    values = [g.clone() for g in given]
+    optimizer.step(probabilities_of(model, x))
+    assert all(p.grad is g for p, g in zip(model.parameters(), given, strict=True))
+    assert all(map(torch.equal, given, values))
 
 
-def test_an_interrupt_in_the_first_pass_changes_nothing():
-    model = network()
-    optimizer = HilbertConstrained(BASES["Adam"](model.parameters()))
-    backward(model)
-    before, state = flat(model), state_of(optimizer)
+def test_a_base_that_needs_a_closure_gets_it_and_one_evaluation_is_not_repeated():
+    def make(p):
+        return torch.optim.LBFGS(p, lr=0.2, max_iter=3)
 
-    def interrupted():
-        raise KeyboardInterrupt
+    model, plain = network(), network()
+    (x, y), x_v = data(), data(6)[0]
+    calls = {"ours": 0, "plain": 0}
 
-    with pytest.raises(KeyboardInterrupt):
-        optimizer.step(interrupted)
-    assert torch.equal(flat(model), before)
-    assert same_state(state, state_of(optimizer))
+    def closure_of(m, name):
+        def closure():
+            calls[name] += 1
+            m.zero_grad()
+            loss = F.cross_entropy(m(x), y)
+            loss.backward()
+            return loss
 
+        return closure
 
-def test_other_ways_to_ask_for_the_impossible():
-    model = network()
-    with pytest.raises(TypeError, match="torch optimizer as base, got Sequential"):
-        HilbertConstrained(model)
-    with pytest.raises(TypeError, match="LBFGS takes many steps in one"):
-        HilbertConstrained(torch.optim.LBFGS(model.parameters()))
-    nesterov = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-    with pytest.raises(ValueError, match="absorb=False"):
-        HilbertConstrained(nesterov)
-    assert HilbertConstrained(nesterov, absorb=False)
-    with pytest.raises(ValueError, match="form of SGD's momentum"):
-        HilbertConstrained(torch.optim.Adam(model.parameters()), velocity="paper")
-    optimizer = HilbertConstrained(BASES["SGD"](model.parameters()))
-    model.zero_grad()
-    with pytest.raises(ValueError, match=r"call loss.backward\(\) before step"):
-        optimizer.step(lambda: model(XV))
-    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "corrections": 3})
-    backward(model)
-    with pytest.raises(ValueError, match="must be the same in all parameter groups"):
-        optimizer.step(lambda: model(XV))
+    before = plain(x_v).softmax(dim=1).detach()
+    optimizer = HilbertConstrained(make(model.parameters()), lam=0.5, inner_lr=0.1)
+    loss = optimizer.step(probabilities_of(model, x_v), closure_of(model, "ours"))
+    assert loss == make(plain.parameters()).step(closure_of(plain, "plain"))
+    assert calls["ours"] == calls["plain"] > 1
+    for p, g in zip(plain.parameters(), slow_gradient(plain, before, x_v, "rms"), strict=True):
+        p.data -= 0.05 * g
+    torch.testing.assert_close(weights(model), weights(plain), rtol=1e-11, atol=1e-13)
+    with pytest.raises(TypeError, match=r"LBFGS needs a closure: step\(outputs, closure\)"):
+        optimizer.step(probabilities_of(model, x_v))
 
 
-def test_current_must_be_what_the_function_returns():
-    model = network()
-    optimizer = HilbertConstrained(BASES["SGD"](model.parameters()), corrections=2)
-    backward(model)
-    before = flat(model)
-    each = [lambda: model(X), lambda: model(XV)]
-    with pytest.raises(ValueError, match="belongs to one output function, got several"):
-        optimizer.step(each, current=model(X))
-    with pytest.raises(ValueError, match=r"shape \(30, 3\), is not what .*\(20, 3\)"):
-        optimizer.step(lambda: model(X), current=model(XV))
-    with pytest.raises(ValueError, match="one function on one batch"):
-        optimizer.step(lambda: model(X), current=model(X) + 1)
-    assert torch.equal(flat(model), before)
+# --- groups and parameters -------------------------------------------------------------------
 
 
-def test_a_proposal_that_diverges_stands_uncorrected_and_says_so():
-    model, free = network(), network()
-    optimizer = HilbertConstrained(torch.optim.SGD(model.parameters(), lr=0.1))
-    calls = []
+def test_groups_have_their_own_lambda_and_inner_rate():
+    model, twin = network(), network()
+    first, last = list(model[0].parameters()), list(model[2].parameters())
+    sgd = SGD([{"params": first}, {"params": last, "inner_lr": 0.4, "lam": 0.3}], lr=0.1)
+    optimizer = HilbertConstrained(sgd, lam=0.7, inner_lr=0.2, corrections=2)
+    x, y = data()
+    for m in (model, twin):
+        F.cross_entropy(m(x), y).backward()
+    optimizer.step(probabilities_of(model, x))
+    before, settings_ = twin(x).softmax(dim=1).detach(), [(0.7, 0.2)] * 2 + [(0.3, 0.4)] * 2
+    for p in twin.parameters():
+        p.data -= 0.1 * p.grad
+    for k in range(2):
+        pull = slow_gradient(twin, before, x, "rms")
+        for p, g, (lam, eta) in zip(twin.parameters(), pull, settings_, strict=True):
+            p.data -= eta * (lam * g + k * p.grad)
+    torch.testing.assert_close(weights(model), weights(twin), rtol=1e-12, atol=1e-14)
 
-    def outputs():
-        calls.append(1)
-        return model(XV).softmax(1) * (math.nan if len(calls) > 1 else 1.0)
 
-    backward(model), backward(free)
-    with pytest.raises(FloatingPointError, match="it stands, uncorrected"):
-        optimizer.step(outputs)
-    torch.optim.SGD(free.parameters(), lr=0.1).step()
-    assert torch.equal(flat(model), flat(free))
+def test_a_group_without_leash_takes_no_part_in_one():
+    model, plain = network(), network()
+    for m in (model, plain):
+        x, y = data()
+        F.cross_entropy(m(x), y).backward()
+    groups = [
+        {"params": model[0].parameters(), "lam": 0.0},
+        {"params": model[2].parameters()},
+    ]
+    HilbertConstrained(SGD(groups, lr=0.1), lam=0.7).step(probabilities_of(model, x))
+    SGD(plain.parameters(), lr=0.1).step()
+    assert torch.equal(model[0].weight, plain[0].weight)
+    assert not torch.equal(model[2].weight, plain[2].weight)
 
 
-def test_outputs_that_change_shape_are_named():
-    model = network()
-    optimizer = HilbertConstrained(torch.optim.SGD(model.parameters(), lr=0.1))
-    batches = iter([XV, XV[:7]])
-    backward(model)
-    with pytest.raises(ValueError, match=r"shape \(30, 3\) as before the step, got \(7, 3\)"):
-        optimizer.step(lambda: model(next(batches)).softmax(1))
+def test_frozen_parameters_and_those_without_gradient_stay():
+    model = network(sizes=(4, 5, 5, 3))
+    model[0].weight.requires_grad_(False)
+    x, y = data()
+    F.cross_entropy(model(x), y).backward()
+    model[2].bias.grad = None
+    stay = [model[0].weight.clone(), model[2].bias.clone()]
+    moved = model[2].weight.clone()
+    optimizer = HilbertConstrained(
+        torch.optim.Adam(model.parameters(), weight_decay=0.1), corrections=3
+    )
+    optimizer.step(probabilities_of(model, x))
+    assert torch.equal(model[0].weight, stay[0])
+    assert torch.equal(model[2].bias, stay[1])
+    assert model[2].bias not in optimizer.state
+    assert not torch.equal(model[2].weight, moved)
+
+
+def test_a_parameter_that_the_outputs_do_not_use_moves_as_the_base_says_and_with_j():
+    used, unused = (nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+    used.grad, unused.grad = torch.ones(2).double(), torch.full((2,), 3.0).double()
+    optimizer = HilbertConstrained(SGD([used, unused], lr=0.1), 0.5, 0.2, corrections=3)
+    optimizer.step(lambda: used[None])
+    torch.testing.assert_close(
+        unused.detach(), torch.full((2,), 1 - 0.1 * 3 - 2 * 0.2 * 3).double()
+    )
+    assert not torch.equal(used, unused)
+
+
+def test_one_gradient_for_two_parameters_is_not_scaled_twice():
+    """Autograd may return the very same tensor for both."""
+    a, b = (nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(2))
+    a.grad, b.grad = torch.ones(2).double(), torch.ones(2).double()
+    HilbertConstrained(SGD([a, b], lr=0.5), lam=1.0, inner_lr=0.1).step(lambda: (a + b)[None])
+    expected = torch.full((2,), -0.5 + 0.1 / math.sqrt(2)).double()
+    torch.testing.assert_close(a.detach(), expected)
+    torch.testing.assert_close(b.detach(), expected)
+
+
+def test_tied_parameters_move_once():
+    shared = nn.Parameter(torch.ones(3, 3, dtype=torch.float64))
+    x = torch.eye(3, dtype=torch.float64)
+    (x @ shared @ shared).sum().backward()
+    twin, gradient = shared.detach().clone().requires_grad_(), shared.grad
+    HilbertConstrained(SGD([shared], 0.1), 0.5, 0.2).step(lambda: x @ shared @ shared)
+    before = (twin @ twin).detach()
+    twin.data -= 0.1 * gradient
+    (g,) = torch.autograd.grad(l2_distance(twin @ twin, before), twin)
+    torch.testing.assert_close(shared.detach(), twin.detach() - 0.1 * g)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_sparse_gradients(n):
+    dense, sparse = (nn.Embedding(5, 3, sparse=s).double() for s in (False, True))
+    sparse.load_state_dict(dense.state_dict())
+    index = torch.tensor([0, 2, 2])
+    for table in (dense, sparse):
+        table(index).square().sum().backward()
+        optimizer = HilbertConstrained(SGD(table.parameters(), 0.1), 0.5, 0.1, corrections=n)
+        optimizer.step(lambda table=table: table(index))
+    assert sparse.weight.grad.is_sparse
+    torch.testing.assert_close(dense.weight, sparse.weight)
+
+
+def test_outputs_that_are_a_view_of_the_parameters():
+    theta = nn.Parameter(torch.zeros(1, 2, dtype=torch.float64))
+    theta.grad = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
+    optimizer = HilbertConstrained(SGD([theta], lr=1.0))
+    optimizer.step(lambda: theta)
+    assert optimizer.distances == (5.0,)
+
+
+def test_hcgd_by_name_is_sgd_with_the_papers_velocity():
+    model, twin = network(), network()
+    named = HCGD(
+        model.parameters(), 0.2, 0.9, 0.01, lam=0.7, inner_lr=0.1, corrections=2, norm="squared"
+    )
+    sgd = SGD(twin.parameters(), lr=0.2, momentum=0.9, weight_decay=0.01)
+    built = HilbertConstrained(sgd, 0.7, 0.1, 2, "squared", velocity="paper")
+    assert torch.equal(run(model, named, n=2), run(twin, built, n=2))
+    (group,) = named.param_groups
+    expected = {
+        "lr": 0.2, "momentum": 0.9, "weight_decay": 0.01, "lam": 0.7, "inner_lr": 0.1,
+        "corrections": 2, "norm": "squared", "velocity": "paper", "absorb": True,
+    }  # fmt: skip
+    assert {name: group[name] for name in expected} == expected
+    defaults = HCGD(model.parameters()).param_groups[0]
+    expected = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "lam": 0.5, "inner_lr": 0.02,
+                "corrections": 1, "norm": "rms", "velocity": "paper", "absorb": True}  # fmt: skip
+    assert {name: defaults[name] for name in expected} == expected
+    assert HCGD(model.parameters(), distributed=False).distributed is False
+    assert (
+        HCGD(model.parameters(), absorb=False, velocity="torch").param_groups[0]["absorb"] is False
+    )
+
+
+def test_the_defaults_are_the_papers():
+    (group,) = HilbertConstrained(SGD(network().parameters(), 0.1)).param_groups
+    assert (group["lam"], group["inner_lr"], group["corrections"]) == (0.5, 0.02, 1)
+    assert (group["norm"], group["absorb"], group["velocity"]) == ("rms", True, "torch")
+    assert group["lam"] * group["inner_lr"] == 0.01
