@@ -147,12 +147,8 @@ def test_the_two_velocities_differ_once_the_rate_changes_and_not_before():
     def trained(velocity, schedule):
         model = network()
         base = SGD(model.parameters(), lr=0.3, momentum=0.9)
-        return run(
-            model,
-            HilbertConstrained(base, 0.5, 0.1, velocity=velocity),
-            schedule=schedule,
-            **kwargs,
-        )
+        optimizer = HilbertConstrained(base, 0.5, 0.1, velocity=velocity)
+        return run(model, optimizer, schedule=schedule)
 
     constant = (0.3,) * 4
     torch.testing.assert_close(
@@ -196,10 +192,8 @@ def test_sgds_velocity_is_the_final_step():
         for steps in (1, 1):
             before = weights(model)
             moved = run(model, optimizer, steps=steps, n=3) - before
-            v = torch.cat(
-                [base.state[p]["momentum_buffer"].reshape(-1) for p in model.parameters()]
-            )
-            torch.testing.assert_close(moved, -unit * v, rtol=1e-10, atol=1e-13)
+            buffers = [base.state[p]["momentum_buffer"].reshape(-1) for p in model.parameters()]
+            torch.testing.assert_close(moved, -0.3 * torch.cat(buffers), rtol=1e-10, atol=1e-13)
 
 
 # --- derived by hand -------------------------------------------------------------------------
@@ -362,7 +356,9 @@ def last_step_by_hand(make, coupled, sign=1.0, decay=0.0, n=2):
         (lambda p: torch.optim.Adafactor(p, 0.05, weight_decay=0.5), False, 1, 0.5),
         (lambda p: torch.optim.Rprop(p, 0.05), False, 1, 0.0),
     ],
-    ids="adam maximize adamw nadam nadamw rmsprop adagrad adafactor rprop".split(),
+    ids=[
+        "adam", "maximize", "adamw", "nadam", "nadamw", "rmsprop", "adagrad", "adafactor", "rprop",
+    ],
 )  # fmt: skip
 def test_any_base_is_corrected_and_its_state_left_alone(make, coupled, sign, decay):
     model, base, expected, other = last_step_by_hand(make, coupled, sign, decay)
