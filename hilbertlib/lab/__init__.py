@@ -30,9 +30,12 @@ PAGE = (
     "trajectory.js",
     "run.js",
     "draw.js",
+    "words.js",
     "guides.js",
     "controls.js",
+    "guidepanel.js",
     "lab.js",
+    "mount.js",
 )
 DIGITS = 800  # of the 1,797 that come with scikit-learn: enough to learn from, small in a page
 

@@ -1,8 +1,7 @@
 // Guided experiments: each sets the laboratory up, asks for a prediction, and keeps its answer behind a fold.
 // What a run shows is read from the run (evidence); no number of it is written here.
 
-const percent = (share) => `${Math.round(1000 * share) / 10}%`;
-const short = (v) => (v === 0 ? "0" : Math.abs(v) < 1e-12 ? "≈ 0" : Math.abs(v) >= 0.001 && Math.abs(v) < 1e4 ? Number(v.toPrecision(3)).toString() : v.toExponential(1));
+import { numberText, percentText } from "./words.js";
 
 /** Median over the run of the distance after the corrections over that before them: single steps are noisy. */
 function overshoot(run) {
@@ -32,7 +31,7 @@ export const GUIDES = [
       "The penalty is a distance, not its square. The gradient of a distance keeps its size however short the step was: the correction has length λη whatever there is to correct. Once it is longer than the step itself, it throws the function past its starting point, step after step.",
       "With one correction only the product λη counts. At η = 0.002 and λ = 20 it is what it was at the beginning, and the network settles again.",
     ],
-    evidence: (run) => `Path of HCGD so far: ${short(run.learners[1].path)}; of SGD: ${short(run.learners[0].path)}. HCGD has ${percent(run.accuracies(run.learners[1]).test)} of the test points right.`,
+    evidence: (run) => `Path of HCGD so far: ${numberText(run.learners[1].path)}; of SGD: ${numberText(run.learners[0].path)}. HCGD has ${percentText(run.accuracies(run.learners[1]).test)} of the test points right.`,
   },
   {
     id: "overshoot",
@@ -51,7 +50,7 @@ export const GUIDES = [
       "The chart “What a correction does” shows the distance after it over the distance before it: above the line at 1 the correction lengthens the step. It does so when λη is large against the step that was proposed, since the norm pulls back with the same force however little there is to pull back. The constrained path is the longer one, and its loss goes up.",
       "The square pulls in proportion to the distance, so it can't overshoot here; for so short a step it hardly pulls at all. With ε = 0.1 the proposals are long enough, and the norm does what it is for.",
     ],
-    evidence: (run) => `Distance after a correction over before it, median of the run: ${short(overshoot(run))}. Paths: SGD ${short(run.learners[0].path)}, HCGD ${short(run.learners[1].path)}; losses ${short(run.learners[0].loss)} and ${short(run.learners[1].loss)}.`,
+    evidence: (run) => `Distance after a correction over before it, median of the run: ${numberText(overshoot(run))}. Paths: SGD ${numberText(run.learners[0].path)}, HCGD ${numberText(run.learners[1].path)}; losses ${numberText(run.learners[0].loss)} and ${numberText(run.learners[1].loss)}.`,
   },
   {
     id: "rate",
@@ -70,7 +69,7 @@ export const GUIDES = [
       "Most of the speed was the larger rate. A fair comparison sets HCGD against the base optimizer at ε + (n−1)η; what is left is what the constraint does: the same accuracy, with a function that wandered far less.",
       "With λ = 0 nothing of the constraint is left and the two are one: HCGD with n corrections is SGD at that rate, exactly.",
     ],
-    evidence: (run) => `Test points right: SGD ${percent(run.accuracies(run.learners[0]).test)}, HCGD ${percent(run.accuracies(run.learners[1]).test)}. Paths: ${short(run.learners[0].path)} and ${short(run.learners[1].path)}.`,
+    evidence: (run) => `Test points right: SGD ${percentText(run.accuracies(run.learners[0]).test)}, HCGD ${percentText(run.accuracies(run.learners[1]).test)}. Paths: ${numberText(run.learners[0].path)} and ${numberText(run.learners[1].path)}.`,
   },
   {
     id: "forget",
@@ -91,7 +90,7 @@ export const GUIDES = [
     ],
     evidence: (run) => {
       const [without, held] = run.learners.map((learner) => run.accuracies(learner).A);
-      return `Digits of A read now: ${percent(without)} without a memory, ${percent(held)} with it.`;
+      return `Digits of A read now: ${percentText(without)} without a memory, ${percentText(held)} with it.`;
     },
   },
   {
@@ -110,6 +109,6 @@ export const GUIDES = [
       "Gradient descent doesn't care what a unit is called. The two take mirror-image steps, and their functions stay one and the same to rounding, while ℓ₂ says that they are far apart. So a distance between weights can't tell you whether two networks differ.",
       "Two different seeds are apart in both spaces; in function space they begin close together, since no fresh network has much of an opinion.",
     ],
-    evidence: (run) => `Between the two now: L₂ ${short(run.apart().functions)} in function space, ℓ₂ ${short(run.apart().parameters)} in parameter space.`,
+    evidence: (run) => `Between the two now: L₂ ${numberText(run.apart().functions)} in function space, ℓ₂ ${numberText(run.apart().parameters)} in parameter space.`,
   },
 ];

@@ -3,7 +3,9 @@ import { TABS, CONTROLS, checkValue, completeSettings, controlsOf, readAddress, 
 import { Run, findCause } from "./run.js";
 import { decodeDigits } from "./tasks.js";
 import { GUIDES } from "./guides.js";
+import { makeGuidePanel } from "./guidepanel.js";
 import { h, makeControl, makeTabs, showValue } from "./controls.js";
+import { chartsOf, numberText, numbersOf, stylesOf, summarize } from "./words.js";
 import { drawChart, drawDigits, drawMap, drawSurface, readPalette, surfaceValues } from "./draw.js";
 
 const BUDGET = 8; // ms of training a frame: the rest of a 60th of a second is for drawing
@@ -16,31 +18,7 @@ let mounted = 0;
 let digitsOnce = null;
 const loadDigits = () => (digitsOnce ??= typeof DIGITS === "string" ? decodeDigits(DIGITS) : null);
 
-const percentText = (share) => (Number.isFinite(share) ? `${(100 * share).toFixed(1)}%` : "–");
-function numberText(v) {
-  if (!Number.isFinite(v)) return "–";
-  if (v === 0) return "0";
-  if (Math.abs(v) < 1e-12) return "≈ 0"; // rounding
-  return Math.abs(v) < 1e-3 || Math.abs(v) >= 1e5 ? v.toExponential(1) : Number(v.toPrecision(3)).toString();
-}
-
-/** How each learner is called and drawn; the colours are the book's. */
-function stylesOf(settings, palette) {
-  const adam = settings.base === "adam";
-  const plain = { colour: palette[adam ? "adam" : "sgd"], swatch: adam ? "adam" : "sgd", dash: [8, 4], broad: true };
-  const held = { colour: palette[adam ? "adamhc" : "hcgd"], swatch: adam ? "adamhc" : "hcgd", dash: [] };
-  const base = adam ? "Adam" : "SGD";
-  const constrained = adam ? "Adam + HC" : "HCGD";
-  if (settings.tab === "remember")
-    return [{ ...plain, name: "Without memory", brief: "without" }, { ...held, name: "With memory", brief: "with" }];
-  const apart = settings.tab === "learn" && settings.start !== "same"; // two networks, not one and its ghost
-  const names = apart ? [["First network", "first"], ["Second network", "second"]] : [[base, base], [constrained, constrained]];
-  const styles = [plain, held].map((style, k) => ({ ...style, name: names[k][0], brief: names[k][1] }));
-  if (settings.tab === "natural") styles.push({ colour: palette.natural, swatch: "natural", dash: [1.5, 3.5], name: "Natural gradient", brief: "natural" });
-  return styles;
-}
-
-class Laboratory {
+export class Laboratory {
   /** given: settings of a run and OPTIONS of the page; onchange(laboratory) is called when there is news. */
   constructor(element, given = {}, onchange = null) {
     this.root = element;
@@ -172,41 +150,14 @@ class Laboratory {
     ].map((map) => ({ ...map, canvas: this.canvas("", "map"), says: h("span", { class: "hl-says" }), view: {} })) : [];
     this.mapBox.replaceChildren(...this.maps.map((map) => figure([h("span", { class: "hl-name" }, map.title), map.says], map.canvas)));
 
-    this.charts = this.panels.includes("charts") ? this.chartsOf(settings) : [];
+    this.charts = this.panels.includes("charts") ? chartsOf(settings) : [];
     for (const chart of this.charts) chart.canvas = this.canvas("", "chart");
     this.chartBox.replaceChildren(...this.charts.map((chart) => figure([h("span", { class: "hl-name" }, chart.title), h("span", { class: "hl-says" }, chart.note)], chart.canvas)));
 
-    this.rows = this.panels.includes("numbers") ? this.numbersOf(settings) : [];
+    this.rows = this.panels.includes("numbers") ? numbersOf(settings) : [];
     this.layNumbers(styles, chip);
     this.layControls();
     this.showControls();
-  }
-
-  chartsOf({ tab, base }) {
-    const each = (pick) => (row) => row.learners.map(pick);
-    const path = { title: "Path in function space", note: "sum of L₂² step by step", pick: each((l) => l.path), options: {} };
-    const ratio = { title: "L₂ per ℓ₂", note: "function moved by a unit of parameters", pick: each((l) => l.ratio), options: { smooth: true } };
-    if (tab === "remember") return [
-      { title: "Task A", note: "test digits or points right", pick: each((l) => l.A), options: { percent: true, high: 1, low: 1 } },
-      { title: "Task B", note: "test digits or points right", pick: each((l) => l.B), options: { percent: true, high: 1, low: 1 } },
-      path, ratio,
-    ];
-    const accuracy = { title: "Accuracy", note: "strong: test, faint: training", double: true,
-      pick: (row) => [...row.learners.map((l) => l.train), ...row.learners.map((l) => l.test)], options: { percent: true, high: 1, low: 1 } };
-    const correction = { title: "What a correction does", note: "L₂ after it over before", only: 1,
-      pick: (row) => [row.learners[1].overshoot], options: { log: true, line: 1, smooth: true } };
-    return [accuracy, path, ratio, correction];
-  }
-
-  numbersOf({ tab }) {
-    const rows = tab === "remember"
-      ? [["Right on A", (l, now) => percentText(now.A)], ["Right on B", (l, now) => percentText(now.B)]]
-      : [["Right in training", (l, now) => percentText(now.train)], ["Right in test", (l, now) => percentText(now.test)]];
-    return [...rows,
-      ["Loss, last batch", (l) => numberText(l.loss)],
-      ["Path Σ L₂²", (l) => numberText(l.path)],
-      ["L₂ per ℓ₂", (l) => numberText(l.ratio)],
-    ].map(([text, value]) => ({ text, value }));
   }
 
   layNumbers(styles, chip) {
@@ -400,7 +351,7 @@ class Laboratory {
     if (rest || turn === 0) this.paintMaps(rest);
     if (rest || turn === 2) this.paintCharts();
     if (rest || turn === 4) this.paintNumbers();
-    if (moving && now - this.said > 4000) this.say(this.summary());
+    if (moving && now - this.said > 4000) this.say(summarize(this.run, this.playing, Boolean(this.controls.lam)));
     if (moving && now - this.wrote > 1000) { this.wrote = now; this.write(); }
     if (this.onchange && now - this.told > 200) { this.told = now; this.onchange(this); }
   }
@@ -478,32 +429,6 @@ class Laboratory {
 
   // --- words ----------------------------------------------------------------------------------------------------
 
-  /** What a reader who does not see the drawings is told. */
-  summary() {
-    const { run } = this, styles = stylesOf(run.settings, this.colours());
-    if (!run.step && !this.playing) return this.invitation();
-    const state = this.playing ? "Training" : "Paused";
-    const parts = run.learners.map((learner, k) => {
-      const a = run.accuracies(learner);
-      const right = run.tasks.length > 1 ? `${percentText(a.A)} of A and ${percentText(a.B)} of B right` : `${percentText(a.test)} of the test ${run.settings.data === "digits" ? "digits" : "points"} right`;
-      return `${styles[k].name}: ${right}, path ${numberText(learner.path)}`;
-    });
-    const apart = run.apart();
-    const task = run.tasks.length > 1 ? `, task ${run.task === run.tasks[0] ? "A" : "B"}` : "";
-    return `${state} at step ${run.step.toLocaleString("en")}${task}, λ = ${run.settings.lam}. ${parts.join(". ")}. Between the ${run.learners.length > 2 ? "first " : ""}two: L₂ ${numberText(apart.functions)}, ℓ₂ ${numberText(apart.parameters)}.`;
-  }
-
-  invitation() {
-    const { tab, start, change } = this.run.settings;
-    const what = {
-      learn: start === "same" ? "Both networks start as one and see the same batches; the second pays λ for moving its function."
-        : start === "permuted" ? "Both networks compute one function from different weights, and see the same batches." : "Two networks from different seeds see the same batches.",
-      remember: `Both networks learn task A, then from step ${change} task B. The second remembers some of A.`,
-      natural: "Three networks start as one and see the same batches.",
-    }[tab];
-    return `${what} Press Play${this.controls.lam ? " and move λ" : ""}.`;
-  }
-
   say(text) {
     this.said = performance.now();
     this.status.textContent = text;
@@ -517,7 +442,7 @@ class Laboratory {
 
   /** Something happened: say it, write it into the address, tell whoever listens. */
   news() {
-    this.say(this.summary());
+    this.say(summarize(this.run, this.playing, Boolean(this.controls.lam)));
     this.write();
     this.onchange?.(this);
   }
@@ -585,26 +510,11 @@ class Laboratory {
     const guide = GUIDES.find((item) => item.id === id);
     if (!guide) return;
     this.load(completeSettings({ ...guide.settings, speed: this.run.settings.speed }));
-    const name = `${this.prefix}-guess`;
-    const evidence = h("p", { class: "hl-evidence", "aria-live": "polite" });
-    const verdict = h("p", { class: "hl-verdict" });
-    let guess = null;
-    const tell = () => {
-      verdict.textContent = guess === null ? `It is: “${guide.choices[guide.right]}”` : `You expected “${guide.choices[guess]}” ${guess === guide.right ? "So it is." : `It is: “${guide.choices[guide.right]}”`}`;
-    };
-    tell();
-    const choices = guide.choices.map((text, i) => h("label", {}, h("input", { type: "radio", name, value: i, onchange: () => { guess = i; tell(); } }), h("span", {}, text)));
-    const actions = guide.actions.map((action) => h("button", { type: "button", class: "hl-button", onclick: () => this.act(guide, action, evidence) }, action.label));
-    const heading = h("p", { class: "hl-title", id: `${this.prefix}-guide`, tabindex: -1 }, guide.title);
-    this.guideBox.replaceChildren(
-      h("div", { class: "hl-guide-head" }, heading, h("button", { type: "button", class: "hl-button hl-quiet", onclick: () => this.closeGuide() }, "Close")),
-      h("p", {}, guide.intro),
-      h("fieldset", { class: "hl-guess" }, h("legend", {}, guide.question), ...choices),
-      h("ol", { class: "hl-actions" }, ...actions.map((button) => h("li", {}, button))), evidence,
-      h("details", {}, h("summary", {}, "What happens, and why"), verdict, ...guide.answer.map((text) => h("p", {}, text))));
+    const { parts, heading, evidence } = makeGuidePanel(guide, this.prefix, (action) => this.act(guide, action, evidence), () => this.closeGuide());
+    this.guideBox.replaceChildren(...parts);
     this.guideBox.hidden = false;
     heading.focus({ preventScroll: true });
-    this.guideBox.scrollIntoView({ block: "nearest", behavior: "auto" });
+    this.guideBox.scrollIntoView({ block: "nearest" });
   }
 
   closeGuide() {
@@ -626,93 +536,4 @@ class Laboratory {
     this.play(goal);
     setTimeout(then, 100);
   }
-}
-
-// --- where it is put ----------------------------------------------------------------------------------------------
-
-/** Makes a laboratory of an element once it comes near the window; until then nothing is computed. */
-export function mount(element, settings = {}, onchange = null) {
-  if (element.hilbertLab) return element.hilbertLab;
-  const handle = { laboratory: null, ready: null, destroy: () => handle.laboratory?.destroy() };
-  element.hilbertLab = handle;
-  element.classList.add("hl-place");
-  handle.ready = new Promise((resolve) => {
-    const start = () => {
-      element.classList.remove("hl-place");
-      handle.laboratory = new Laboratory(element, settings, onchange);
-      resolve(handle.laboratory);
-    };
-    const near = new IntersectionObserver((entries) => {
-      if (!entries.some((entry) => entry.isIntersecting)) return;
-      near.disconnect();
-      start();
-    }, { rootMargin: "300px" });
-    near.observe(element);
-  });
-  return handle;
-}
-
-/** On a page: one global, and every div.hilbert-lab becomes a laboratory. */
-export function publish() {
-  globalThis.HilbertLab = { mount };
-  const all = () => {
-    for (const element of document.querySelectorAll(".hilbert-lab")) {
-      let settings = {}, broken = false;
-      try {
-        settings = JSON.parse(element.dataset.settings || "{}");
-      } catch {
-        broken = true;
-      }
-      const handle = mount(element, settings);
-      if (broken) handle.ready.then((laboratory) => laboratory.complain(["The settings in this page could not be read; these are the usual ones."]));
-    }
-  };
-  if (document.readyState === "loading") addEventListener("DOMContentLoaded", all);
-  else all();
-}
-
-/** In Jupyter and Colab: the anywidget's front end. What the run does reaches Python, what Python sets reaches the run. */
-export function render({ model, el }) {
-  let quiet = false;
-  const tell = (laboratory) => {
-    const { run } = laboratory;
-    const styles = run.learners.map((learner) => learner.role);
-    const keyed = (value) => Object.fromEntries(run.learners.map((learner, k) => [styles[k], value(learner)]));
-    quiet = true;
-    model.set("settings", { ...run.settings });
-    model.set("playing", laboratory.playing);
-    model.set("step", run.step);
-    model.set("accuracies", keyed((learner) => run.accuracies(learner)));
-    model.set("distances", { ...run.apart(), path: keyed((learner) => learner.path), ratio: keyed((learner) => (Number.isFinite(learner.ratio) ? learner.ratio : null)) });
-    model.set("changes", run.changes.map((change) => ({ ...change })));
-    model.set("address", laboratory.address());
-    model.save_changes();
-    quiet = false;
-  };
-  const handle = mount(el, { ...model.get("options"), ...model.get("settings") }, tell);
-  const withLab = (act) => () => { if (!quiet && handle.laboratory) act(handle.laboratory); };
-  const follow = withLab((laboratory) => {
-    const wanted = model.get("settings");
-    if (wanted.tab && wanted.tab !== laboratory.run.settings.tab) return laboratory.load(completeSettings(wanted));
-    for (const [control, value] of Object.entries(wanted)) if (control !== "tab" && value !== laboratory.run.settings[control]) laboratory.set(control, value);
-  });
-  const playing = withLab((laboratory) => {
-    if (model.get("playing") !== laboratory.playing) laboratory.toggle();
-  });
-
-  const command = (content) => {
-    handle.ready.then((laboratory) => {
-      if (content.do === "train") laboratory.play(laboratory.run.step + content.steps);
-      else if (content.do === "reset") laboratory.reset();
-    });
-  };
-  model.on("change:settings", follow);
-  model.on("change:playing", playing);
-  model.on("msg:custom", command);
-  return () => {
-    model.off("change:settings", follow);
-    model.off("change:playing", playing);
-    model.off("msg:custom", command);
-    handle.destroy();
-  };
 }
