@@ -18,7 +18,7 @@ from ..data import Dataset
 from ..distance import L2Estimate, Reduction, estimate_l2, l2_distance
 from ..models import mlp, seeded
 from ..records import Claim, Record, Table
-from ..training import train
+from ..training import Progress, train
 from ..trajectory import Recorder
 from .common import live_record
 
@@ -51,13 +51,24 @@ def snapshots(dataset: Dataset, seed: int, config: Config = Config()) -> list[Pa
     sizes = (int(np.prod(dataset.shape)), *config.hidden, len(dataset.classes))
     model = seeded(lambda: mlp(sizes), seed)
     sgd = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum)
+    per_epoch = -(-len(dataset.x_train) // config.batch_size)
     recorder = Recorder(model, dataset.x_test, parameters=False)
+
+    def around_each_epochs_last_update(progress: Progress) -> None:
+        if progress.step % per_epoch in (0, per_epoch - 1):
+            recorder(progress)
+
     train(
-        model, dataset, sgd,
-        epochs=config.epochs, batch_size=config.batch_size, seed=seed, on_step=recorder,
-    )  # fmt: skip
-    outputs = recorder.trajectory().outputs
-    per_epoch = (len(outputs) - 1) // config.epochs
+        model,
+        dataset,
+        sgd,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=seed,
+        on_step=around_each_epochs_last_update,
+    )
+    run = recorder.trajectory()
+    outputs = dict(zip(run.steps.tolist(), run.outputs, strict=True))
     pairs = []
     for epoch in range(1, config.epochs + 1):
         now = epoch * per_epoch

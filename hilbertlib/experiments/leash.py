@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from joblib import Parallel, delayed
 from torch import Tensor, nn
 
+from .._settings import Norm
 from ..data import Dataset
 from ..distance import l2_distance, pairwise_l2
-from ..hcgd import HilbertConstrained, Norm
+from ..hcgd import HilbertConstrained
 from ..models import mlp, seeded
 from ..records import Claim, Record, Table
 from ..training import History, probabilities, train
@@ -79,8 +80,7 @@ def run(
     """Train one network on a leash and measure every update."""
     model = new_network(dataset, seed)
     sgd = torch.optim.SGD(model.parameters(), lr=setting.lr, momentum=setting.momentum)
-    kind = _RandomPull if setting.pull == "random" else HilbertConstrained
-    optimizer: Any = kind(
+    optimizer: Any = HilbertConstrained(
         sgd,
         lam=setting.lam,
         inner_lr=setting.inner_lr,
@@ -88,6 +88,8 @@ def run(
         norm=setting.norm,
         absorb=setting.absorb,
     )
+    if setting.pull == "random":
+        optimizer = _RandomPull(model, setting)
     if setting.x_v != "training":
         optimizer = _LeashedOn(optimizer, model, _other_inputs(setting, dataset, seed))
     steps = Movement(model, dataset.x_test)
@@ -150,13 +152,29 @@ class _LeashedOn:
         self._inner.step(lambda: self._model(self._x).softmax(dim=1))
 
 
-class _RandomPull(HilbertConstrained):
-    """Corrections of the right size, parameter by parameter, in a random direction."""
+class _RandomPull(torch.optim.SGD):
+    """HCGD with one correction whose pull keeps its size, parameter by parameter, and not its way.
 
-    def _pull(self, *inputs: Any) -> list[Tensor]:
-        right = super()._pull(*inputs)
-        wrong = [torch.randn_like(g) for g in right]
-        return [w * (g.norm() / w.norm()) for w, g in zip(wrong, right, strict=True)]
+    With momentum as HCGD has it: the velocity takes the pull up.
+    """
+
+    def __init__(self, model: nn.Module, setting: Setting) -> None:
+        super().__init__(model.parameters(), lr=setting.lr, momentum=setting.momentum)
+        self._size = setting.lam * setting.inner_lr
+
+    def step(self, outputs: Callable[[], Tensor] | list[Callable[[], Tensor]]) -> None:  # type: ignore[override]
+        (function,) = outputs if isinstance(outputs, list) else [outputs]
+        with torch.no_grad():
+            before = function()
+        super().step()
+        parameters = self.param_groups[0]["params"]
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(l2_distance(function(), before), parameters)
+        for p, g in zip(parameters, gradients, strict=True):
+            away = torch.randn_like(g)
+            pull = away * (self._size * g.norm() / away.norm())
+            p.data.sub_(pull)
+            self.state[p]["momentum_buffer"].add_(pull / self.param_groups[0]["lr"])
 
 
 def map_of_runs(runs: Sequence[Run]) -> tuple[list[np.ndarray], float]:
