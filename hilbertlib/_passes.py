@@ -158,7 +158,7 @@ def trustworthy(length: float, gradient: list[Tensor], before: Tensor, now: Tens
     """Refuse a correction that is not finite. All ranks agree, so that none waits for another.
 
     Raises:
-        ValueError: If outputs or gradients are not finite.
+        FloatingPointError: If outputs or gradients are not finite.
     """
     if not math.isfinite(length):
         if not bool(before.isfinite().all()):
@@ -167,9 +167,9 @@ def trustworthy(length: float, gradient: list[Tensor], before: Tensor, now: Tens
             where = "got NaN or infinity after the proposed step: is the learning rate too large?"
         else:
             where = "got some too far apart, or NaN or infinity on another rank"
-        raise ValueError(f"expected finite outputs, {where}")
+        raise FloatingPointError(f"expected finite outputs, {where}")
     norms = [norm.to(gradient[0].device) for norm in torch._foreach_norm(gradient)]
     if not bool(torch.stack(norms).isfinite().all()):
-        raise ValueError(
+        raise FloatingPointError(
             "expected a finite gradient of the distance: the outputs are not differentiable here"
         )

@@ -87,6 +87,7 @@ class HilbertConstrained(Optimizer):
 
     distances: tuple[float, ...] = ()
     _mask: RandomState | None = None
+    _verified = False
 
     def __init__(
         self,
@@ -157,13 +158,15 @@ class HilbertConstrained(Optimizer):
                 same X_V each time. Or n of them, a fresh X_V a correction.
             closure: Evaluated first, with gradients enabled; its value is returned.
             current: f(X_V) before the step where it is known already, such as the training
-                batch's own outputs: saves the pass. Its graph is not held.
+                batch's own outputs: saves the pass. Compared with ``outputs()`` the first time.
+                Its graph is not held.
 
         Raises:
             TypeError: If ``outputs`` is neither callable nor a sequence of callables, or does not
                 return a floating-point tensor.
             ValueError: If there is no gradient, or a hyperparameter, the number of callables or
-                the outputs do not fit, or the outputs are not finite.
+                the outputs do not fit.
+            FloatingPointError: If outputs, before or after the proposal, are not finite.
 
         Parameters, optimizer state, buffers and random state are unchanged when a step is refused.
         """
@@ -178,6 +181,7 @@ class HilbertConstrained(Optimizer):
         moving = self._moving()
         leashed = any(group["lam"] * group["inner_lr"] > 0 for group, _ in moving)
         start = Checkpoint(self, [p for _, p in moving])
+        self.distances = ()
         try:
             before = self._before(functions, current, moving) if leashed else []
             after = _random_state(moving)
@@ -185,14 +189,10 @@ class HilbertConstrained(Optimizer):
             # read before the parameters move.
             again = [self._gradient(g, p) * g["inner_lr"] for g, p in moving] if n > 1 else []
             self._propose(closure, loss)
-            distances = []
             # λ = 0 with n = 1 is the base optimizer to the last bit, random numbers included.
             for j in range(n if leashed or n > 1 else 0):
                 if leashed:
-                    distance, change = self._pull(
-                        functions[j], before[j % len(before)], norm, moving
-                    )
-                    distances.append(distance)
+                    change = self._pull(functions[j], before[j % len(before)], norm, moving)
                 else:
                     change = [torch.zeros_like(p) for _, p in moving]
                 self._correct(moving, change if j == 0 else torch._foreach_add(change, again))
@@ -200,7 +200,7 @@ class HilbertConstrained(Optimizer):
         except BaseException:
             start.restore()
             raise
-        self.distances, self._mask = tuple(distances), None
+        self._mask = None
         return loss
 
     def _check(self) -> tuple[int, Norm]:
@@ -240,32 +240,47 @@ class HilbertConstrained(Optimizer):
         """f(X_V) at θ for each X_V, without a graph."""
         one = len(set(map(id, functions))) == 1
         if current is not None and not one:
-            raise ValueError("expected one output function with current, got several")
+            raise ValueError("current belongs to one output function, got several")
         found, entry = [], _random_state(moving)
         for function in functions[:1] if one else functions:
             random = self._mask or _random_state(moving)
-            if current is None:
-                random.restore()
-                torch.clear_autocast_cache()
+            if current is None or not self._verified:
                 with torch.no_grad(), buffers_kept():
-                    outputs = function()
-            else:
-                outputs = current
+                    outputs = _evaluate(function, random)
+            if current is not None:
+                if not self._verified:
+                    self._verify(checked(current), outputs, random)
+                    random.restore()
+                outputs = checked(current)
             # A copy: the outputs may be a view of the parameters, or of a CUDA graph's memory.
-            found.append(Before(checked(outputs).detach().clone(), random, current is not None))
+            found.append(Before(outputs.detach().clone(), random, current is not None))
         if self._mask is not None:
             entry.restore()
         return found
 
-    def _pull(
-        self, function: Outputs, before: Before, norm: Norm, moving: Moving
-    ) -> tuple[float, list[Tensor]]:
-        """D at the parameters as they now are, and η λ ∇D for each parameter."""
-        before.random.restore()
-        # Under autocast the cache would still hold the parameters from before the proposal.
-        torch.clear_autocast_cache()
+    def _verify(self, current: Tensor, outputs: Tensor, random: RandomState) -> None:
+        """Refuse a ``current`` that ``outputs()`` does not return; done once."""
+        self._check_draws(random)
+        if current.shape != outputs.shape or not torch.allclose(
+            current.double(), outputs.double(), rtol=1e-2, atol=1e-3, equal_nan=True
+        ):
+            raise ValueError(
+                f"current, of shape {tuple(current.shape)}, is not what the output function "
+                f"returns, of shape {tuple(outputs.shape)}: they must be one function on one batch"
+            )
+        self._verified = True
+
+    def _check_draws(self, before: RandomState) -> None:
+        if self._mask is None and not before.is_now():
+            raise ValueError(
+                "the output function draws random numbers (dropout?), and current was drawn with "
+                "others: compute it within `with optimizer.one_mask():`"
+            )
+
+    def _pull(self, function: Outputs, before: Before, norm: Norm, moving: Moving) -> list[Tensor]:
+        """η λ ∇D for each parameter, at the parameters as they now are."""
         with torch.enable_grad(), buffers_kept():
-            now = checked(function())
+            now = _evaluate(function, before.random)
             if now.shape != before.outputs.shape:
                 raise ValueError(
                     f"expected outputs of shape {tuple(before.outputs.shape)} as before the step, "
@@ -280,11 +295,8 @@ class HilbertConstrained(Optimizer):
             # vector_norm has subgradient 0 at 0; the root of a sum has none.
             length = torch.linalg.vector_norm(difference)
             found = torch.autograd.grad(length, [p for _, p in moving], allow_unused=True)
-        if before.given and self._mask is None and not before.random.is_now():
-            raise ValueError(
-                "the output function draws random numbers (dropout?), and current was drawn with "
-                "others: compute it within `with optimizer.one_mask():`"
-            )
+        if before.given:
+            self._check_draws(before.random)
         gradient = [
             torch.zeros_like(p) if g is None else _dense(g)
             for g, (_, p) in zip(found, moving, strict=True)
@@ -296,8 +308,8 @@ class HilbertConstrained(Optimizer):
         scale = 2 * total / n if norm == "squared" else 1 / math.sqrt(n)
         factors = [scale * group["inner_lr"] * group["lam"] for group, _ in moving]
         # Not in place: autograd may return one tensor for two parameters.
-        change = torch._foreach_mul(gradient, factors)
-        return total * total / n if norm == "squared" else total / math.sqrt(n), list(change)
+        self.distances += (total * total / n if norm == "squared" else total / math.sqrt(n),)
+        return list(torch._foreach_mul(gradient, factors))
 
     def _propose(self, closure: Callable[[], Any] | None, loss: Any) -> None:
         """The base optimizer's own step, which leaves ``.grad`` and its settings as they were.
@@ -379,6 +391,14 @@ class HCGD(HilbertConstrained):
             base, lam, inner_lr, corrections, norm,
             absorb=absorb, velocity=velocity, distributed=distributed,
         )  # fmt: skip
+
+
+def _evaluate(function: Outputs, random: RandomState) -> Tensor:
+    """What an output function returns from a random state."""
+    random.restore()
+    # Within autocast, the cache may hold the parameters as they were, or without gradient.
+    torch.clear_autocast_cache()
+    return checked(function())
 
 
 def _random_state(moving: Moving) -> RandomState:
