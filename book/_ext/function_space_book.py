@@ -119,6 +119,8 @@ def stage_laboratory() -> None:
 
 def config_inited(app: Sphinx, config: Config) -> None:
     os.environ["HILBERT_BOOK"] = "1"  # tells the notebooks' kernels to emit what a page can show
+    # Networks this small are fastest on one thread, and their last digits are then always the same.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     stage_assets()
     stage_laboratory()
     # Jupyter Book puts every script below source/_static on every page, so ours live elsewhere.
