@@ -1,0 +1,508 @@
+"""Natural gradient steps against dense solves in float64, and Algorithm 3 against them."""
+
+import copy
+import math
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from hilbertlib.conjugate_gradient import check_at_least_zero
+from hilbertlib.distance import kl_divergence
+from hilbertlib.models import mlp, seeded
+from hilbertlib.natural_gradient import (
+    ConvergenceWarning,
+    Fisher,
+    Solution,
+    conjugate_gradient,
+    corrected_update,
+    largest_eigenvalue,
+    natural_step,
+    natural_update,
+)
+
+
+def draw(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+X, Y = draw(1, 12, 4), torch.arange(12) % 3
+
+
+def net() -> nn.Module:
+    return seeded(lambda: mlp((4, 5, 3), "tanh"), seed=0).double()
+
+
+def backward(model: nn.Module, x: torch.Tensor = X, y: torch.Tensor = Y) -> torch.Tensor:
+    """The gradient, flat; also left in ``.grad``."""
+    model.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    return torch.cat([p.grad.ravel() for p in model.parameters()])
+
+
+def flat(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().ravel() for p in model.parameters()])
+
+
+def dense(fisher: Fisher) -> torch.Tensor:
+    return torch.stack([fisher @ e for e in torch.eye(fisher.size, dtype=torch.float64)], dim=1)
+
+
+def spd(seed: int, size: int = 6) -> torch.Tensor:
+    half = draw(seed, size, size)
+    return half @ half.T + 0.1 * torch.eye(size, dtype=torch.float64)
+
+
+# --- conjugate gradients ---------------------------------------------------------------------
+
+
+def slow_cg(a: torch.Tensor, b: torch.Tensor, steps: int) -> torch.Tensor:
+    """The definition: the k-th iterate minimizes ½xᵀAx − bᵀx over span(b, Ab, …, A^{k−1}b)."""
+    basis, _ = torch.linalg.qr(
+        torch.stack([torch.linalg.matrix_power(a, k) @ b for k in range(steps)], dim=1)
+    )
+    return basis @ torch.linalg.solve(basis.T @ a @ basis, basis.T @ b)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_each_iterate_is_the_best_of_its_krylov_space(steps):
+    a, b = spd(0), draw(1, 6)
+    found = conjugate_gradient(a.__matmul__, b, tol=0.0, max_iter=steps)
+    torch.testing.assert_close(found.x, slow_cg(a, b, steps), rtol=1e-8, atol=1e-10)
+    assert found.iterations == steps
+    residual = float((b - a @ found.x).norm() / b.norm())
+    assert found.residual == pytest.approx(residual, rel=1e-9)
+    assert found.converged == (residual == 0)
+
+
+@given(st.integers(0, 10**6), st.floats(0, 10))
+@settings(max_examples=30)
+def test_it_solves_the_damped_system(seed, damping):
+    a, b = spd(seed), draw(seed + 1, 6)
+    kept = b.clone()
+    found = conjugate_gradient(a.__matmul__, b, damping=damping, tol=1e-10, max_iter=60)
+    expected = torch.linalg.solve(a + damping * torch.eye(6, dtype=torch.float64), b)
+    assert found.converged
+    assert found.residual <= 2e-10
+    torch.testing.assert_close(found.x, expected, rtol=1e-6, atol=1e-8)
+    assert torch.equal(b, kept)
+
+
+def test_one_product_an_iteration_and_one_to_measure():
+    calls = []
+    found = conjugate_gradient(
+        lambda v: calls.append(1) or 2 * v, torch.tensor([3.0, 4.0], dtype=torch.float64)
+    )
+    assert found.iterations == 1
+    assert len(calls) == 2
+    assert found.x.tolist() == [1.5, 2.0]
+    assert found.residual == 0
+    assert found.converged
+
+
+def test_it_stops_at_the_tolerance():
+    a, b = spd(0), draw(1, 6)
+    loose = conjugate_gradient(a.__matmul__, b, tol=0.3)
+    tight = conjugate_gradient(a.__matmul__, b, tol=1e-8)
+    assert loose.iterations < tight.iterations
+    assert loose.residual <= 0.3
+    before = conjugate_gradient(a.__matmul__, b, tol=0.0, max_iter=loose.iterations - 1)
+    assert before.residual > 0.3
+
+
+def test_nothing_to_solve():
+    def refuse(_):
+        raise AssertionError("a product")
+
+    found = conjugate_gradient(refuse, torch.zeros(3))
+    assert found == Solution(found.x, 0, 0.0, True)
+    assert found.x.tolist() == [0, 0, 0]
+
+
+def test_a_singular_system_with_b_in_range_has_the_shortest_solution():
+    a = torch.diag(torch.tensor([2.0, 0.5, 0.0], dtype=torch.float64))
+    b = torch.tensor([2.0, 1.0, 0.0], dtype=torch.float64)
+    found = conjugate_gradient(a.__matmul__, b)
+    torch.testing.assert_close(found.x.tolist(), [1.0, 2.0, 0.0])
+
+
+def test_a_singular_system_says_so():
+    a = torch.diag(torch.tensor([2.0, 0.5, 0.0], dtype=torch.float64))
+    b = torch.ones(3, dtype=torch.float64)
+    with pytest.raises(torch.linalg.LinAlgError, match=r"singular along .* add damping; 0.1 is"):
+        conjugate_gradient(a.__matmul__, b)
+    with pytest.raises(
+        torch.linalg.LinAlgError, match=r"curvature 0\.0e\+00 where the largest is 0"
+    ):
+        conjugate_gradient(torch.zeros_like, b)
+    damped = conjugate_gradient(a.__matmul__, b, damping=0.5)
+    torch.testing.assert_close(damped.x.tolist(), [0.4, 1.0, 2.0])
+
+
+def test_an_indefinite_matrix_says_so():
+    a = torch.diag(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    with pytest.raises(torch.linalg.LinAlgError, match="iteration 1"):
+        conjugate_gradient(a.__matmul__, torch.ones(2, dtype=torch.float64))
+
+
+def test_rounding_left_over_is_no_singular_system():
+    """Far past convergence, in float32, the residual is noise outside the range."""
+    model, x = net().float(), X.float()
+    gradient = backward(model, x)
+    fisher = Fisher(model, x)
+    with pytest.warns(ConvergenceWarning, match="use float64"):
+        found = conjugate_gradient(fisher.__matmul__, gradient, tol=1e-12, max_iter=2000)
+    assert found.residual < 1e-3
+    assert found.iterations < 2000
+
+
+def test_no_convergence_warns_and_says_what_to_do():
+    a, b = spd(0), draw(1, 6)
+    with pytest.warns(
+        ConvergenceWarning, match=r"after 2 iterations .* above tol=1.0e-05: raise max_"
+    ):
+        found = conjugate_gradient(a.__matmul__, b, max_iter=2)
+    assert not found.converged
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        conjugate_gradient(a.__matmul__, b, tol=0.0, max_iter=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"b": torch.ones(2, 1)}, ValueError, r"expected a finite vector, got shape \(2, 1\)"),
+        ({"b": torch.tensor([1.0, math.nan])}, ValueError, "a finite vector"),
+        ({"damping": -0.1}, ValueError, "expected a finite damping of at least 0, got -0.1"),
+        ({"tol": -1.0}, ValueError, "expected a finite tol of at least 0, got -1.0"),
+        ({"max_iter": 0}, ValueError, "expected max_iter of at least 1, got 0"),
+        ({"product": lambda v: v * math.nan}, FloatingPointError, "product .* is not finite"),
+    ],
+)
+def test_bad_systems(arguments, error, message):
+    with pytest.raises(error, match=message):
+        conjugate_gradient(**{"product": lambda v: v, "b": torch.ones(2), **arguments})
+
+
+def test_one_iteration_is_allowed():
+    assert conjugate_gradient(lambda v: v, torch.ones(2), max_iter=1).converged
+
+
+def test_check_at_least_zero():
+    check_at_least_zero(a=0, b=1.0)
+    for value in (-1e-9, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"expected a finite b of at least 0, got {value}"):
+            check_at_least_zero(a=0, b=value)
+
+
+# --- the KL-regularized update ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lam", [0.5, 1.0, 4.0])
+def test_the_update_minimizes_the_regularized_cost(lam):
+    model = net()
+    gradient, fisher = backward(model), Fisher(model, X)
+    damped = dense(fisher) + 0.01 * torch.eye(fisher.size, dtype=torch.float64)
+    update = natural_update(fisher, gradient, lam=lam, damping=0.01, tol=1e-12)
+    torch.testing.assert_close(
+        update, -torch.linalg.solve(damped, gradient) / lam, rtol=1e-8, atol=1e-10
+    )
+    # Equation 5 is stationary there, and with the paper's sign it is not.
+    torch.testing.assert_close(
+        gradient + lam * damped @ update, torch.zeros_like(update), rtol=0, atol=1e-10
+    )
+    assert float(gradient @ update) < 0
+
+
+def test_undamped_on_the_gradients_own_examples():
+    model = net()
+    gradient, fisher = backward(model), Fisher(model, X)
+    update = natural_update(fisher, gradient, tol=1e-10)
+    expected = -torch.linalg.pinv(dense(fisher), hermitian=True, rtol=1e-10) @ gradient
+    torch.testing.assert_close(update, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_lambda_sets_the_kl_divergence():
+    model = net()
+    gradient, fisher = backward(model), Fisher(model, X)
+    before = model(X).detach().log_softmax(dim=1)
+    update = natural_update(fisher, gradient, lam=100.0, damping=0.1)
+    predicted = float(fisher.kl(update))
+    quarter = float(fisher.kl(natural_update(fisher, gradient, lam=200.0, damping=0.1)))
+    assert quarter == pytest.approx(predicted / 4, rel=1e-9)
+    with torch.no_grad():
+        for p, d in zip(fisher.parameters, fisher.unflatten(update), strict=True):
+            p.add_(d)
+        after = model(X).log_softmax(dim=1)
+    assert float(kl_divergence(after, before, log=True)) == pytest.approx(predicted, rel=0.05)
+
+
+def test_options_reach_the_solver():
+    model = net()
+    gradient, fisher = backward(model), Fisher(model, X)
+    with pytest.warns(ConvergenceWarning, match="after 3 iterations .* above tol=1.0e-07"):
+        natural_update(fisher, gradient, tol=1e-7, max_iter=3)
+    other = backward(model, draw(5, 12, 4)) + 0.1 * flat(model)
+    with pytest.raises(torch.linalg.LinAlgError, match="add damping"):
+        natural_update(fisher, other, max_iter=1000)
+    for lam in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=rf"expected a positive lam \(λ\), got {lam}"):
+            natural_update(fisher, gradient, lam=lam)
+
+
+# --- Algorithm 3 -----------------------------------------------------------------------------
+
+
+def slow_corrections(delta, matrix, gradient, eta, lam, n, damping):
+    for _ in range(n):
+        slope = []
+        for i in range(len(delta)):
+            product = sum(float(matrix[i, j]) * delta[j] for j in range(len(delta)))
+            slope.append(float(gradient[i]) + lam * (product + damping * delta[i]))
+        delta = [d - eta * s for d, s in zip(delta, slope, strict=True)]
+    return delta
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_corrections_equal_the_loop(n):
+    model = net()
+    gradient, fisher = backward(model), Fisher(model, X)
+    proposal = draw(3, fisher.size)
+    kept = proposal.clone()
+    found = corrected_update(
+        proposal, fisher, gradient, inner_lr=0.3, lam=0.7, corrections=n, damping=0.2
+    )
+    expected = slow_corrections(proposal.tolist(), dense(fisher), gradient, 0.3, 0.7, n, 0.2)
+    torch.testing.assert_close(found.tolist(), expected, rtol=1e-10, atol=1e-12)
+    assert torch.equal(proposal, kept)
+    once = corrected_update(proposal, fisher, gradient, inner_lr=0.3)
+    torch.testing.assert_close(
+        once, proposal - 0.3 * (gradient + fisher @ proposal), rtol=1e-12, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("lam", [1.0, 3.0])
+def test_corrections_converge_to_the_exact_damped_solution(lam):
+    model = net()
+    gradient, fisher = backward(model), Fisher(model, X)
+    damped = dense(fisher) + 0.1 * torch.eye(fisher.size, dtype=torch.float64)
+    exact = -torch.linalg.solve(damped, gradient) / lam
+    rate = 1 / (lam * (largest_eigenvalue(fisher) + 0.1))
+    found = corrected_update(
+        -0.1 * gradient, fisher, gradient,
+        inner_lr=rate, lam=lam, corrections=400, damping=0.1,
+    )  # fmt: skip
+    torch.testing.assert_close(found, exact, rtol=1e-8, atol=1e-10)
+    cg = natural_update(fisher, gradient, lam=lam, damping=0.1, tol=1e-12)
+    torch.testing.assert_close(found, cg, rtol=1e-7, atol=1e-9)
+
+
+def test_undamped_it_drifts_along_the_null_space_where_the_gradient_is_not_in_range():
+    model = net()
+    fisher = Fisher(model, X)
+    inside, outside = backward(model), backward(model) + 0.01 * flat(model)
+    rate = 1 / largest_eigenvalue(fisher)
+    projector = torch.eye(fisher.size, dtype=torch.float64) - torch.linalg.pinv(
+        dense(fisher), hermitian=True, rtol=1e-9
+    ) @ dense(fisher)
+    start = torch.zeros_like(inside)
+    for gradient, drift in ((inside, 0.0), (outside, 50 * rate)):
+        found = corrected_update(start, fisher, gradient, inner_lr=rate, corrections=50)
+        torch.testing.assert_close(
+            projector @ found, -drift * (projector @ gradient), rtol=1e-6, atol=1e-8
+        )
+
+
+def test_too_large_a_rate_warns_then_overflows():
+    model = net()
+    gradient, fisher = backward(model), Fisher(model, X)
+    top = largest_eigenvalue(fisher, iterations=500)
+    start = -0.1 * gradient
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        corrected_update(start, fisher, gradient, inner_lr=1.9 / top, corrections=40)
+        corrected_update(start, fisher, gradient, inner_lr=3 / top, corrections=1)
+    with pytest.warns(
+        ConvergenceWarning, match=r"the corrections grow .* inner_lr=.*; use one below"
+    ):
+        corrected_update(start, fisher, gradient, inner_lr=3 / top, corrections=40)
+    with pytest.raises(
+        FloatingPointError, match=r"overflow at inner_lr=1e\+200; use one below 2 /"
+    ):
+        corrected_update(start, fisher, gradient, inner_lr=1e200, corrections=3)
+
+
+def test_rounding_at_the_solution_is_not_growth():
+    model = net()
+    gradient, fisher = backward(model), Fisher(model, X)
+    rate = 1 / (largest_eigenvalue(fisher) + 0.1)
+    exact = natural_update(fisher, gradient, damping=0.1, tol=1e-15, max_iter=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for n in range(2, 12):
+            corrected_update(exact, fisher, gradient, inner_lr=rate, corrections=n, damping=0.1)
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "decay": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.3),
+    "maximize": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.3, maximize=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.3),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_is_the_proposal_corrected(name):
+    model = net()
+    twin = copy.deepcopy(model)
+    optimizer, plain = OPTIMIZERS[name](model.parameters()), OPTIMIZERS[name](twin.parameters())
+    for _ in range(2):  # the second with momentum, or whatever state there is
+        with torch.no_grad():  # the same proposal: the twin starts where the model is
+            for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+                q.copy_(p)
+        gradient = backward(model)
+        backward(twin)
+        fisher, theta = Fisher(model, X), flat(model)
+        made = natural_step(optimizer, fisher, inner_lr=0.2, lam=0.7, corrections=3, damping=0.1)
+        plain.step()
+        grads = [p.grad.clone() for p in model.parameters()]
+        used = {
+            "decay": gradient + 0.3 * theta, "maximize": -gradient + 0.3 * theta
+        }.get(name, gradient)  # fmt: skip
+        expected = corrected_update(
+            flat(twin) - theta, fisher, used,
+            inner_lr=0.2, lam=0.7, corrections=3, damping=0.1,
+        )  # fmt: skip
+        torch.testing.assert_close(flat(model) - theta, expected, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(made, expected, rtol=1e-10, atol=1e-13)
+        assert torch.equal(torch.cat([g.ravel() for g in grads]), gradient)
+
+
+def test_without_a_rate_it_is_the_optimizer_itself():
+    model = net()
+    twin = copy.deepcopy(model)
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=0.01)
+    plain = torch.optim.RMSprop(twin.parameters(), lr=0.01)
+    for _ in range(3):
+        backward(model)
+        natural_step(optimizer, Fisher(model, X), inner_lr=0.0, corrections=4)
+        backward(twin)
+        plain.step()
+    assert torch.equal(flat(model), flat(twin))
+
+
+def test_corrections_bring_any_proposal_closer():
+    model = net()
+    gradient, fisher = backward(model), Fisher(model, X)
+    exact = natural_update(fisher, gradient, damping=0.1, tol=1e-12)
+    rate = 1 / (largest_eigenvalue(fisher) + 0.1)
+    for make in OPTIMIZERS.values():
+        trial = copy.deepcopy(model)
+        backward(trial)
+        theta = flat(trial)
+        make(trial.parameters()).step()
+        proposal = flat(trial) - theta
+        last = float((proposal - exact).norm())
+        for n in (1, 2, 5):
+            now = corrected_update(
+                proposal, fisher, gradient, inner_lr=rate, corrections=n, damping=0.1
+            )
+            assert float((now - exact).norm()) < last
+            last = float((now - exact).norm())
+
+
+def test_frozen_and_gradless_parameters():
+    model = net()
+    model[1].bias.requires_grad_(False)
+    backward_loss = F.cross_entropy(model(X), Y)
+    backward_loss.backward()
+    model[3].weight.grad = None
+    fisher = Fisher(model, X)
+    theta, frozen = flat(model), model[1].bias.clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    made = natural_step(optimizer, fisher, inner_lr=0.5)
+    gradient = fisher.flatten(
+        torch.zeros_like(p) if p.grad is None else p.grad for p in fisher.parameters
+    )
+    expected = -0.1 * gradient - 0.5 * (gradient + fisher @ (-0.1 * gradient))
+    torch.testing.assert_close(made, expected, rtol=1e-10, atol=1e-13)
+    assert torch.equal(model[1].bias, frozen)
+    assert not torch.equal(flat(model), theta)
+
+
+def test_a_refused_step_changes_nothing():
+    model = net()
+    backward(model)
+    fisher = Fisher(model, X)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    part = torch.optim.SGD(model[1].parameters(), lr=0.1)
+    before = flat(model)
+    calls = [
+        (optimizer, {"inner_lr": -0.1}, "finite inner_lr of at least 0, got -0.1"),
+        (optimizer, {"inner_lr": 0.1, "lam": -1.0}, "finite lam of at least 0, got -1.0"),
+        (
+            optimizer,
+            {"inner_lr": 0.1, "damping": math.nan},
+            "finite damping of at least 0, got nan",
+        ),
+        (optimizer, {"inner_lr": 0.1, "corrections": 0}, r"corrections \(n\) of at least 1, got 0"),
+        (part, {"inner_lr": 0.1}, "got 2 and 4, of which 2 are shared; pass Fisher"),
+    ]
+    for which, arguments, message in calls:
+        with pytest.raises(ValueError, match=message):
+            natural_step(which, fisher, **arguments)
+    with pytest.raises(ValueError, match="got 4 and 2, of which 2 are shared"):
+        natural_step(optimizer, Fisher(model, X, parameters=model[1].parameters()), inner_lr=0.1)
+    model[1].weight.grad[0, 0] = math.inf
+    with pytest.raises(ValueError, match="expected a finite gradient"):
+        natural_step(optimizer, fisher, inner_lr=0.1)
+    model.zero_grad()
+    with pytest.raises(ValueError, match="no parameter has a gradient"):
+        natural_step(optimizer, fisher, inner_lr=0.1)
+    assert torch.equal(flat(model), before)
+    assert not optimizer.state
+
+
+def test_an_overflow_puts_the_parameters_back():
+    model = net()
+    backward(model)
+    before = flat(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(FloatingPointError, match="overflow"):
+        natural_step(optimizer, Fisher(model, X), inner_lr=1e200, corrections=3)
+    assert torch.equal(flat(model), before)
+
+
+def test_corrected_update_checks_its_arguments():
+    model = net()
+    gradient, fisher = backward(model), Fisher(model, X)
+    for arguments in ({"inner_lr": -1.0}, {"inner_lr": 1.0, "corrections": 0}):
+        with pytest.raises(ValueError, match="of at least"):
+            corrected_update(gradient, fisher, gradient, **arguments)
+    with pytest.raises(ValueError, match="expected a vector of shape"):
+        corrected_update(gradient[1:], fisher, gradient, inner_lr=0.1)
+
+
+def test_the_largest_eigenvalue():
+    model = net()
+    fisher = Fisher(model, X)
+    exact = float(torch.linalg.eigvalsh(dense(fisher))[-1])
+    assert largest_eigenvalue(fisher, iterations=300) == pytest.approx(exact, rel=1e-6)
+    rough = [largest_eigenvalue(fisher, iterations=n) for n in (1, 2, 5, 30)]
+    assert rough == sorted(rough)
+    assert rough[-1] <= exact
+    assert largest_eigenvalue(fisher) == rough[-1]
+    assert largest_eigenvalue(fisher, 1, seed=1) != rough[0]
+    with pytest.raises(ValueError, match="at least one iteration, got 0"):
+        largest_eigenvalue(fisher, iterations=0)
+    # Saturated outputs: no change of the parameters changes them.
+    with torch.no_grad():
+        model[3].bias[0] = 1e6
+    assert largest_eigenvalue(Fisher(model, X)) == 0
