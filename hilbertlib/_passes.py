@@ -3,57 +3,108 @@
 import copy
 import math
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-_ONE_AT_A_TIME = threading.RLock()
+_ordinary = nn.Module.__call__
+_watchers: list["_Buffers"] = []
+_owner = 0
+_one_thread = threading.RLock()
 
 
-@contextmanager
-def buffers_kept() -> Iterator[None]:
-    """Put every buffer of every module that is called in the block back, bit for bit.
+class BufferGuard:
+    """Puts every buffer of every module that is called in a block back, bit for bit.
 
     BatchNorm's running statistics and ``num_batches_tracked`` are buffers. Nobody names the
-    modules: the outermost calls to modules are watched, in this thread. A module that is
-    called from within another, and a compiler that traces one, meet the ordinary class.
+    modules: the outermost calls to modules are watched, in this thread. A module that is called
+    from within another, and a compiler that traces one, meet the ordinary class. What a compiled
+    function calls is out of sight: it runs eagerly in the first block, and is remembered.
     """
-    call, here = nn.Module.__call__, threading.get_ident()
-    kept: dict[tuple[nn.Module, str], tuple[Tensor, Tensor]] = {}
-    replaced: dict[tuple[nn.Module, str], Tensor | None] = {}
 
-    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != here:
-            return call(module, *args, **kwargs)
-        buffers = [(m, name) for m in module.modules() for name in m._buffers]
-        for m, name in buffers:
-            if (buffer := m._buffers[name]) is not None and (m, name) not in kept:
-                kept[m, name] = (buffer, buffer.detach().clone())
-        nn.Module.__call__ = call  # type: ignore[method-assign]
-        try:
-            return call(module, *args, **kwargs)
-        finally:
-            nn.Module.__call__ = watched  # type: ignore[method-assign, assignment]
-            # Noted here, not at the end: `functional_call` lends buffers for one call only.
-            for m, name in buffers:
-                if (m, name) in kept and m._buffers.get(name) is not kept[m, name][0]:
-                    replaced[m, name] = m._buffers.get(name)
+    def __init__(self) -> None:
+        self._called: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._first = True
 
-    with _ONE_AT_A_TIME:
-        nn.Module.__call__ = watched  # type: ignore[method-assign, assignment]
-        try:
-            yield
-        finally:
-            nn.Module.__call__ = call  # type: ignore[method-assign]
-            for (m, name), (buffer, before) in kept.items():
-                # Through .data: a graph that saved the buffer must not find it "modified".
-                buffer.data.copy_(before)
-                if (m, name) in replaced and m._buffers.get(name) is replaced[m, name]:
-                    m._buffers[name] = buffer
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """The block."""
+        global _ordinary, _owner
+        buffers = _Buffers(self._called)
+        stance = torch.compiler.set_stance("force_eager") if self._first else nullcontext()
+        with _one_thread, stance:
+            known = buffers.keep(self._called)
+            if not _watchers:
+                _ordinary, _owner = nn.Module.__call__, threading.get_ident()
+                nn.Module.__call__ = _watched  # type: ignore[method-assign]
+            _watchers.append(buffers)
+            try:
+                yield
+                self._first = False
+            finally:
+                _watchers.remove(buffers)
+                if not _watchers:
+                    nn.Module.__call__ = _ordinary  # type: ignore[method-assign]
+                buffers.note_replaced(known)
+                buffers.put_back()
+
+
+def _watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """In place of ``nn.Module.__call__``: an outermost call."""
+    if torch.compiler.is_compiling() or threading.get_ident() != _owner:
+        return _ordinary(module, *args, **kwargs)
+    noted = [(watcher, watcher.keep([module])) for watcher in _watchers]
+    nn.Module.__call__ = _ordinary  # type: ignore[method-assign]
+    try:
+        return _ordinary(module, *args, **kwargs)
+    finally:
+        nn.Module.__call__ = _watched  # type: ignore[method-assign]
+        for watcher, buffers in noted:
+            # Now, not at the end: `functional_call` lends buffers for one call only.
+            watcher.note_replaced(buffers)
+
+
+class _Buffers:
+    """Buffers as they were: which tensors, and what was in them."""
+
+    def __init__(self, called: weakref.WeakSet[nn.Module]) -> None:
+        self._called = called
+        self._values: dict[int, tuple[Tensor, Tensor]] = {}
+        self._replaced: dict[tuple[nn.Module, str], tuple[Tensor, Tensor | None]] = {}
+
+    def keep(self, modules: Iterable[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:
+        modules = list(modules)
+        self._called.update(modules)
+        found = [
+            (m, name, buffer)
+            for root in modules
+            for m in root.modules()
+            for name, buffer in m._buffers.items()
+            if buffer is not None
+        ]
+        for _, _, buffer in found:
+            if id(buffer) not in self._values:
+                self._values[id(buffer)] = (buffer, buffer.detach().clone())
+        return found
+
+    def note_replaced(self, kept: list[tuple[nn.Module, str, Tensor]]) -> None:
+        for m, name, buffer in kept:
+            if (now := m._buffers.get(name)) is not buffer:
+                first, _ = self._replaced.get((m, name), (buffer, None))
+                self._replaced[m, name] = (first, now)
+
+    def put_back(self) -> None:
+        for buffer, value in self._values.values():
+            # Through .data: a graph that saved the buffer must not find it "modified".
+            buffer.data.copy_(value)
+        for (m, name), (first, last) in self._replaced.items():
+            if m._buffers.get(name) is last:
+                m._buffers[name] = first
 
 
 class RandomState:

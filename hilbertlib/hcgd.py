@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from ._passes import Checkpoint, RandomState, buffers_kept, checked, over_ranks, trustworthy
+from ._passes import BufferGuard, Checkpoint, RandomState, checked, over_ranks, trustworthy
 from ._settings import Norm, Outputs, Velocity, check_group, complete, output_functions
 
 Moving = list[tuple[dict[str, Any], Tensor]]  # parameters, each with its group
@@ -105,6 +105,7 @@ class HilbertConstrained(Optimizer):
             raise TypeError(f"expected a torch optimizer as base, got {type(base).__name__}")
         self.base = base
         self.distributed = distributed
+        self._buffers_kept = BufferGuard()
         defaults = {
             "lam": lam, "inner_lr": inner_lr, "corrections": corrections,
             "norm": norm, "absorb": absorb, "velocity": velocity, "velocity_lr": None,
@@ -130,6 +131,7 @@ class HilbertConstrained(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._buffers_kept = BufferGuard()
         self.base.__setstate__({"state": self.state, "param_groups": self.param_groups})
         complete(self.param_groups, self.defaults)  # a state of the bare base has none of ours
 
@@ -245,7 +247,7 @@ class HilbertConstrained(Optimizer):
         for function in functions[:1] if one else functions:
             random = self._mask or _random_state(moving)
             if current is None or not self._verified:
-                with torch.no_grad(), buffers_kept():
+                with torch.no_grad(), self._buffers_kept():
                     outputs = _evaluate(function, random)
             if current is not None:
                 if not self._verified:
@@ -279,7 +281,7 @@ class HilbertConstrained(Optimizer):
 
     def _pull(self, function: Outputs, before: Before, norm: Norm, moving: Moving) -> list[Tensor]:
         """η λ ∇D for each parameter, at the parameters as they now are."""
-        with torch.enable_grad(), buffers_kept():
+        with torch.enable_grad(), self._buffers_kept():
             now = _evaluate(function, before.random)
             if now.shape != before.outputs.shape:
                 raise ValueError(

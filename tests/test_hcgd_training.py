@@ -1,6 +1,7 @@
 """HCGD in the company of autocast, GradScaler, DistributedDataParallel and torch.compile."""
 
 import copy
+import socket
 
 import pytest
 import torch
@@ -85,26 +86,78 @@ def test_gradscaler_unscales_first_and_skips_the_whole_step_on_overflow():
         assert torch.equal(values["momentum_buffer"], state[key]["momentum_buffer"])
 
 
-def test_a_compiled_model_is_not_compiled_again_and_again():
-    compiled_times = []
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_step_within_autocast_does_not_meet_its_cache(n):
+    """Autocast keeps low-precision copies of the parameters until its outermost block ends."""
+    inside, outside = network(), network()
+    for model, within in ((inside, True), (outside, False)):
+        optimizer = wrap(model, corrections=n)
+        cast = torch.autocast("cpu", torch.bfloat16)
+
+        def outputs(model=model):
+            with torch.autocast("cpu", torch.bfloat16):
+                return model(XV).softmax(1)
+
+        with cast:
+            loss = F.cross_entropy(model(X), Y)
+            if within:
+                loss.backward()
+                optimizer.step(outputs)
+        if not within:
+            loss.backward()
+            optimizer.step(outputs)
+        assert min(optimizer.distances) > 1e-3  # with a stale copy it would be 0
+    torch.testing.assert_close(flat(inside), flat(outside), rtol=1e-5, atol=1e-6)
+
+
+def count_compilations():
+    graphs = []
 
     def backend(graph, _inputs):
-        compiled_times.append(1)
+        graphs.append(1)
         return graph.forward
 
+    return graphs, backend
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_compiled_model_is_corrected_kept_and_not_compiled_again(in_place):
+    graphs, backend = count_compilations()
     model, eager = network(nn.BatchNorm1d(6)), network(nn.BatchNorm1d(6))
-    fast = torch.compile(model, backend=backend)
+    fast = model
+    if in_place:
+        model.compile(backend=backend)
+    else:
+        fast = torch.compile(model, backend=backend)
     optimizer, other = wrap(model), wrap(eager)
     counts = []
-    for _ in range(5):
+    for _ in range(4):
         for m, forward, o in ((model, fast, optimizer), (eager, eager, other)):
             o.zero_grad()
             F.cross_entropy(forward(X), Y).backward()
             before = [b.clone() for b in m.buffers()]
             o.step(lambda forward=forward: forward(XV).softmax(1))
             assert all(torch.equal(a, b) for a, b in zip(m.buffers(), before, strict=True))
-        counts.append(len(compiled_times))
+        counts.append(len(graphs))
+    assert counts[0] > 0
     assert counts[-1] == counts[1]  # after the first steps nothing is compiled any more
+    torch.testing.assert_close(flat(model), flat(eager), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_a_compiled_output_function(fullgraph):
+    graphs, backend = count_compilations()
+    model, eager = network(nn.BatchNorm1d(6)), network(nn.BatchNorm1d(6))
+    fast = torch.compile(lambda x: model(x).softmax(1), backend=backend, fullgraph=fullgraph)
+    for m, f in ((model, fast), (eager, lambda x: eager(x).softmax(1))):
+        optimizer = wrap(m)
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(m(X), Y).backward()
+            before = [b.clone() for b in m.buffers()]
+            optimizer.step(lambda f=f: f(XV))
+            assert all(torch.equal(a, b) for a, b in zip(m.buffers(), before, strict=True))
+    assert 0 < len(graphs) <= 3
     torch.testing.assert_close(flat(model), flat(eager), rtol=1e-4, atol=1e-5)
 
 
@@ -113,64 +166,86 @@ def test_a_compiled_model_is_not_compiled_again_and_again():
 SHARES = {"equal": (slice(0, 15), slice(15, 30)), "unequal": (slice(0, 7), slice(7, 30))}
 
 
-def one_rank(rank: int, port: int, norm: str, share: str, distributed: bool, out) -> None:
+def one_rank(rank: int, port: int, cases: list, out) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
     )
-    model = network().double()
-    parallel = nn.parallel.DistributedDataParallel(model)
-    optimizer = wrap(model, norm=norm, corrections=2, lam=2.0, distributed=distributed)
-    mine = slice(0, 10) if rank == 0 else slice(10, 20)
-    refused = ""
-    for _ in range(3):
-        optimizer.zero_grad()
-        F.cross_entropy(parallel(X[mine].double()), Y[mine]).backward()
-        x_v = XV[SHARES[share][rank]].double()
-        optimizer.step(lambda x_v=x_v: model(x_v).softmax(1))
-    if share == "equal":
-        fresh = wrap(model)
-        try:
-            fresh.step(lambda: parallel(XV.double()).softmax(1))
-        except TypeError as error:
-            refused = str(error)
-    out.put((rank, flat(model).tolist(), refused))  # a tensor would die with its process
+    answers = []
+    for norm, share, distributed, wrapped in cases:
+        model = network().double()
+        parallel = nn.parallel.DistributedDataParallel(model)
+        optimizer = wrap(model, norm=norm, corrections=2, lam=2.0, distributed=distributed)
+        mine = slice(0, 10) if rank == 0 else slice(10, 20)
+        x_v, called = XV[SHARES[share][rank]].double(), parallel if wrapped else model
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(parallel(X[mine].double()), Y[mine]).backward()
+            optimizer.step(lambda called=called, x_v=x_v: called(x_v).softmax(1))
+        answers.append((flat(model).tolist(), optimizer.distances))
+    # One rank's outputs are not finite: all refuse, so that none waits for ever.
+    before, refused = flat(model), ""
+    bad = float("nan") if rank == 0 else 1.0
+    try:
+        optimizer.step(lambda: model(XV.double()) * bad)
+    except FloatingPointError as error:
+        refused = str(error)
+    answers.append((refused, torch.equal(flat(model), before)))
+    out.put((rank, answers))  # a tensor would die with its process
     torch.distributed.destroy_process_group()
 
 
-def two_ranks(norm: str, share: str, distributed: bool = True):
-    import socket
+CASES = [
+    ("rms", "unequal", True, False),
+    ("squared", "unequal", True, False),
+    ("rms", "equal", True, True),
+    ("rms", "unequal", False, False),
+    ("rms", "unequal", True, False),
+]
 
+
+@pytest.fixture(scope="module")
+def ranks():
+    """What two processes found in each case: parameters and distances."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     context = mp.get_context("spawn")
     out = context.Queue()
-    args = (port, norm, share, distributed, out)
-    workers = [context.Process(target=one_rank, args=(rank, *args)) for rank in (0, 1)]
+    workers = [context.Process(target=one_rank, args=(rank, port, CASES, out)) for rank in (0, 1)]
     for w in workers:
         w.start()
-    answers = [out.get(timeout=120) for _ in workers]
+    answers = dict(out.get(timeout=120) for _ in workers)
     for w in workers:
         w.join(timeout=60)
-    return {rank: (torch.tensor(p, dtype=torch.float64), e) for rank, p, e in answers}
+    return answers
 
 
-@pytest.mark.parametrize(("norm", "share"), [("rms", "unequal"), ("squared", "equal")])
-def test_two_processes_equal_one_on_the_joined_batch(norm, share):
-    results = two_ranks(norm, share)
+@pytest.mark.parametrize("case", [0, 1, 2], ids=["rms", "squared", "through DDP"])
+def test_two_processes_equal_one_on_the_joined_batch(ranks, case):
     alone = network().double()
-    optimizer = wrap(alone, norm=norm, corrections=2, lam=2.0)
+    optimizer = wrap(alone, norm=CASES[case][0], corrections=2, lam=2.0)
     for _ in range(3):
         optimizer.zero_grad()
         F.cross_entropy(alone(X.double()), Y).backward()
         optimizer.step(lambda: alone(XV.double()).softmax(1))
     for rank in (0, 1):
-        torch.testing.assert_close(results[rank][0], flat(alone), rtol=1e-10, atol=1e-12)
-    if share == "equal":
-        assert "call model.module(x)" in results[0][1]
+        parameters, distances = ranks[rank][case]
+        expected = flat(alone)
+        torch.testing.assert_close(
+            torch.tensor(parameters).double(), expected, rtol=1e-6, atol=1e-7
+        )
+        assert distances == pytest.approx(optimizer.distances, rel=1e-10)
+    assert ranks[0][case] == ranks[1][case]  # replicas stay equal to the last bit
 
 
-def test_each_process_may_keep_to_itself():
-    results = two_ranks("rms", "unequal", distributed=False)
-    assert not torch.allclose(results[0][0], results[1][0])
+def test_each_process_may_keep_to_itself(ranks):
+    assert ranks[0][3] != ranks[1][3]
+
+
+def test_all_processes_refuse_together(ranks):
+    (first, same), (second, also_same) = ranks[0][-1], ranks[1][-1]
+    assert "before the step" in first
+    assert "NaN or infinity on another rank" in second
+    assert same
+    assert also_same

@@ -1,0 +1,204 @@
+"""Extra passes leave no trace: buffers, random numbers, and what a failed step goes back to."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from hilbertlib._passes import (
+    BufferGuard,
+    Checkpoint,
+    RandomState,
+    checked,
+    over_ranks,
+    trustworthy,
+)
+
+X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+
+
+class Counter(nn.Module):
+    """A module whose buffers change in several ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("in_place", torch.zeros(2))
+        self.register_buffer("replaced", torch.zeros(2))
+        self.register_buffer("empty", None)
+
+    def forward(self, x):
+        self.in_place += 1
+        self.replaced = self.replaced + 1
+        return x
+
+
+def values(module: nn.Module) -> dict[str, list]:
+    return {name: b.tolist() for name, b in module.named_buffers()}
+
+
+def test_buffers_are_put_back_in_place_and_replaced_ones_as_they_were():
+    counter = Counter()
+    before, tensors = values(counter), list(counter.buffers())
+    with BufferGuard()():
+        counter(X)
+        counter(X)
+        assert counter.in_place.tolist() == counter.replaced.tolist() == [2, 2]
+    assert values(counter) == before
+    assert all(a is b for a, b in zip(counter.buffers(), tensors, strict=True))
+    assert counter.empty is None
+    counter(X)  # and the ordinary class is back
+    assert counter.in_place.tolist() == [1, 1]
+
+
+def test_buffers_are_put_back_when_the_pass_fails():
+    counter, call = Counter(), nn.Module.__call__
+    failing = nn.Sequential(counter, nn.Linear(99, 1))
+    with pytest.raises(RuntimeError), BufferGuard()():
+        failing(X)
+    assert counter.in_place.tolist() == counter.replaced.tolist() == [0, 0]
+    assert nn.Module.__call__ is call
+
+
+def test_buffers_of_modules_that_are_reached_from_within_are_kept():
+    class Teacher(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.student = nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            self.student.running_mean += 1  # without calling it
+            return x
+
+    teacher = Teacher()
+    with BufferGuard()():
+        teacher(X)
+        nn.BatchNorm1d(3)(X)
+    assert teacher.student.running_mean.tolist() == [0, 0, 0]
+
+
+def test_buffers_that_are_lent_to_one_call_are_not_left_in_the_module():
+    norm = nn.BatchNorm1d(3)
+    own = norm.running_mean
+    lent = {"running_mean": torch.ones(3), "running_var": torch.ones(3)}
+    with BufferGuard()():
+        torch.func.functional_call(norm, lent, (X,))
+    assert norm.running_mean is own
+    assert own.tolist() == [0, 0, 0]
+    assert lent["running_mean"].tolist() == [1, 1, 1]
+
+
+def test_nested_blocks_and_other_threads():
+    outer, inner, elsewhere = Counter(), Counter(), Counter()
+    with BufferGuard()():
+        outer(X)
+        with BufferGuard()():
+            inner(X)
+            assert outer.in_place.tolist() == [1, 1]
+        assert inner.in_place.tolist() == [0, 0]
+        inner(X)
+        thread = threading.Thread(target=elsewhere, args=(X,))
+        thread.start()
+        thread.join()
+    assert outer.in_place.tolist() == inner.in_place.tolist() == [0, 0]
+    assert elsewhere.in_place.tolist() == [1, 1]  # its training pass is none of ours
+
+
+def test_submodules_are_called_as_ever():
+    call, seen = nn.Module.__call__, []
+
+    class Inside(nn.Module):
+        def forward(self, x):
+            seen.append(nn.Module.__call__)
+            return x
+
+    with BufferGuard()():
+        nn.Sequential(Inside())(X)
+        assert nn.Module.__call__ is not call
+    assert seen == [call]
+    assert nn.Module.__call__ is call
+
+
+def test_random_state():
+    state = RandomState([torch.device("cpu")])
+    assert state.is_now()
+    first = torch.rand(3)
+    assert not state.is_now()
+    state.restore()
+    assert state.is_now()
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_a_checkpoint_goes_back_on_everything_in_place():
+    p = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    optimizer.state[p] = {
+        "tensor": torch.ones(2), "list": [torch.ones(1)], "dict": {"a": torch.ones(1)},
+        "tuple": (torch.ones(1), 2), "step": 3, "set": {1},
+    }  # fmt: skip
+    checkpoint = Checkpoint(optimizer, [p])
+    torch.rand(1)
+    before = torch.get_rng_state()
+    state = optimizer.state[p]
+    with torch.no_grad():
+        p += 1
+        for t in (state["tensor"], state["list"][0], state["dict"]["a"], state["tuple"][0]):
+            t += 1
+    state.update(step=4, new=5)
+    state["set"].add(2)
+    optimizer.state[nn.Parameter(torch.ones(1))] = {"x": 1}
+    optimizer.param_groups[0].update(lr=7.0, extra=1)
+    groups, held = optimizer.param_groups, optimizer.state
+    checkpoint.restore()
+    assert p.tolist() == [1, 1]
+    assert list(optimizer.state) == [p]
+    state = optimizer.state[p]
+    assert state.keys() == {"tensor", "list", "dict", "tuple", "step", "set"}
+    assert state["tensor"].tolist() == [1, 1]
+    assert state["list"][0].item() == state["dict"]["a"].item() == state["tuple"][0].item() == 1
+    assert (state["step"], state["set"], state["tuple"][1]) == (3, {1}, 2)
+    assert (optimizer.param_groups[0]["lr"], "extra" in optimizer.param_groups[0]) == (0.1, False)
+    assert optimizer.param_groups[0]["params"] == [p]
+    assert groups is optimizer.param_groups
+    assert held is optimizer.state
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_checked():
+    assert checked(X) is X
+    assert checked(X[:, 0]) is not None
+    with pytest.raises(TypeError, match=r"floating-point outputs of shape \(N, \*C\), got int"):
+        checked(3)
+    with pytest.raises(TypeError, match=r"got torch\.int64"):
+        checked(torch.ones(3, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"with at least one example, got shape \(0,\)"):
+        checked(torch.ones(0))
+    with pytest.raises(ValueError, match=r"got shape \(3, 0\)"):
+        checked(torch.ones(3, 0))
+    with pytest.raises(ValueError, match=r"got shape \(\)"):
+        checked(torch.tensor(1.0))
+
+
+def test_alone_nothing_is_reduced():
+    gradient = [torch.ones(2)]
+    assert over_ranks(gradient, 2.0, 3) == (gradient, 2.0, 3)
+    assert over_ranks(gradient, 2.0, 3)[0] is gradient
+
+
+def test_trustworthy():
+    good, bad = torch.ones(2), torch.tensor([1.0, float("inf")])
+    trustworthy(1.0, [good], good, good)
+    trustworthy(0.0, [good], bad, bad)  # it is the length that is looked at first
+    inf = float("inf")
+    with pytest.raises(FloatingPointError, match=r"^expected finite outputs, got .* before the st"):
+        trustworthy(inf, [good], bad, good)
+    with pytest.raises(FloatingPointError, match="after the proposed step: is the learning rate t"):
+        trustworthy(float("nan"), [good], good, bad)
+    with pytest.raises(
+        FloatingPointError, match="got some too far apart, or NaN or infinity on an"
+    ):
+        trustworthy(inf, [good], good, good)
+    with pytest.raises(
+        FloatingPointError, match=r"^expected a finite gradient of the distance: the"
+    ):
+        trustworthy(1.0, [good, bad], good, good)
