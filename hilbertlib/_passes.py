@@ -94,7 +94,7 @@ class _Buffers:
 
     def note_replaced(self, kept: list[tuple[nn.Module, str, Tensor]]) -> None:
         for m, name, buffer in kept:
-            if (now := m._buffers.get(name)) is not buffer:
+            if (now := getattr(m, name, None)) is not buffer:
                 first, _ = self._replaced.get((m, name), (buffer, None))
                 self._replaced[m, name] = (first, now)
 
@@ -103,7 +103,7 @@ class _Buffers:
             # Through .data: a graph that saved the buffer must not find it "modified".
             buffer.data.copy_(value)
         for (m, name), (first, last) in self._replaced.items():
-            if m._buffers.get(name) is last:
+            if getattr(m, name, None) is last:
                 m._buffers[name] = first
 
 

@@ -296,12 +296,19 @@ class HilbertConstrained(Optimizer):
             difference = now.to(torch.promote_types(now.dtype, torch.float32)) - before.outputs
             # vector_norm has subgradient 0 at 0; the root of a sum has none.
             length = torch.linalg.vector_norm(difference)
-            found = torch.autograd.grad(length, [p for _, p in moving], allow_unused=True)
+            # One that was frozen after backward() has a gradient still, which the base follows.
+            pulled = [p for _, p in moving if p.requires_grad]
+            gradients = torch.autograd.grad(length, pulled, allow_unused=True) if pulled else ()
+            found = dict(zip(pulled, gradients, strict=True))
+        if all(g is None for g in found.values()):
+            raise ValueError(
+                "expected outputs that depend on the parameters that this step moves, got some "
+                "that depend on none of them: are they another model's?"
+            )
         if before.given:
             self._check_draws(before.random)
         gradient = [
-            torch.zeros_like(p) if g is None else _dense(g)
-            for g, (_, p) in zip(found, moving, strict=True)
+            torch.zeros_like(p) if (g := found.get(p)) is None else _dense(g) for _, p in moving
         ]
         total, n = length.item(), len(now)
         if self.distributed:

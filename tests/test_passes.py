@@ -202,3 +202,48 @@ def test_trustworthy():
         FloatingPointError, match=r"^expected a finite gradient of the distance: the"
     ):
         trustworthy(1.0, [good, bad], good, good)
+
+
+def test_over_ranks_sums_squares_and_their_gradients(monkeypatch):
+    """The other rank has 5 examples at a distance of 4 and its own gradients."""
+    dist, theirs = torch.distributed, {
+        torch.float64: iter([torch.tensor([16.0, 5.0]), torch.tensor([1.0, 2.0, 3.0]) * 4 / 5]),
+        torch.float32: iter([torch.tensor([[10.0]]) * 4 / 5]),
+    }  # fmt: skip
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda t: t.add_(next(theirs[t.dtype]).view_as(t)))
+    mine = [
+        torch.tensor([[1.0, 0.0]], dtype=torch.float64),
+        torch.tensor(10.0),
+        torch.tensor([5.0], dtype=torch.float64),
+    ]
+    gradient, total, n = over_ranks(mine, 3.0, 2)
+    assert (total, n) == (5.0, 7)  # sqrt(3² + 4²)
+    assert [g.dtype for g in gradient] == [g.dtype for g in mine]
+    expected = [[[0.6 + 0.8, 1.6]], 6.0 + 8.0, [3.0 + 2.4]]
+    for g, value in zip(gradient, expected, strict=True):
+        torch.testing.assert_close(g, torch.tensor(value, dtype=g.dtype))
+
+
+def test_over_ranks_where_nothing_moved(monkeypatch):
+    dist = torch.distributed
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda t: t)
+    gradient, total, n = over_ranks([torch.ones(2)], 0.0, 3)
+    assert gradient[0].tolist() == [0, 0]
+    assert (total, n) == (0.0, 3)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 1)
+    assert over_ranks(given := [torch.ones(2)], 2.0, 3) == (given, 2.0, 3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_random_state_on_a_gpu():
+    state = RandomState([torch.device("cuda"), torch.device("cuda:0")])
+    first = torch.rand(3, device="cuda")
+    assert not state.is_now()
+    state.restore()
+    assert state.is_now()
+    assert torch.equal(torch.rand(3, device="cuda"), first)
