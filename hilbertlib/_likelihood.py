@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._checks import at_least_one, known, positive
+
 Likelihood = Literal["softmax", "gaussian"]
 Kind = Literal["true", "sampled", "empirical"]
 
@@ -90,12 +92,8 @@ def check_arguments(
     samples: int,
     variance: float,
 ) -> None:
-    for name, value, kinds in (
-        ("likelihood", likelihood, get_args(Likelihood)),
-        ("kind", kind, get_args(Kind)),
-    ):
-        if value not in kinds:
-            raise ValueError(f"expected {name} {' or '.join(map(repr, kinds))}, got {value!r}")
+    known("likelihood", likelihood, get_args(Likelihood))
+    known("kind", kind, get_args(Kind))
     if len(x) == 0:
         raise ValueError("expected at least one example, got an empty batch")
     if (targets is None) == (kind == "empirical"):
@@ -104,10 +102,8 @@ def check_arguments(
             if kind == "empirical"
             else f"the {kind} Fisher takes no targets; did you mean kind='empirical'?"
         )
-    if samples < 1:
-        raise ValueError(f"expected at least one sample for each example, got {samples}")
-    if not (variance > 0 and math.isfinite(variance)):
-        raise ValueError(f"expected a positive variance, got {variance}")
+    at_least_one(samples=samples)
+    positive(variance=variance)
 
 
 def check_outputs(outputs: Tensor, n: int, likelihood: Likelihood) -> Tensor:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._checks import at_least_one, at_least_zero
+
 Product = Callable[[Tensor], Tensor]
 
 
@@ -54,10 +56,11 @@ def conjugate_gradient(
         max_iter: Products at most.
 
     Raises:
-        ValueError: If ``b`` is not a finite vector, or another argument is out of range.
+        ValueError: If ``b`` is not a finite vector, a product is not shaped like it, or another
+            argument is out of range.
         FloatingPointError: If a product is not finite.
-        torch.linalg.LinAlgError: If the system is singular, or A indefinite, along a direction
-            that ``b`` needs.
+        torch.linalg.LinAlgError: If the system is singular, or indefinite, along a direction that
+            ``b`` needs; the message says which and what to do.
 
     Warns:
         ConvergenceWarning: If ``tol`` was not reached.
@@ -66,29 +69,51 @@ def conjugate_gradient(
     >>> conjugate_gradient(lambda v: a @ v, torch.tensor([1.0, 2.0])).x
     tensor([0.0909, 0.6364])
     """
-    if b.ndim != 1 or not b.isfinite().all():
-        raise ValueError(f"expected a finite vector, got shape {tuple(b.shape)}, or NaN or inf")
-    check_at_least_zero(damping=damping, tol=tol)
-    if max_iter < 1:
-        raise ValueError(f"expected max_iter of at least 1, got {max_iter}")
+    if b.ndim != 1 or not b.is_floating_point() or not b.isfinite().all():
+        raise ValueError(
+            f"expected a finite vector, got shape {tuple(b.shape)}, {b.dtype}, or NaN or inf"
+        )
+    at_least_zero(damping=damping, tol=tol)
+    at_least_one(max_iter=max_iter)
 
+    def times(v: Tensor) -> Tensor:
+        av = product(v).detach()
+        if av.shape != v.shape or av.dtype != v.dtype:  # one number would be broadcast in silence
+            raise ValueError(
+                f"expected a product of shape {tuple(v.shape)} and {v.dtype}, got "
+                f"{tuple(av.shape)}, {av.dtype}"
+            )
+        return av.add(v, alpha=damping)
+
+    # In units of its largest entry, so that no square of b under- or overflows.
+    unit = float(b.detach().abs().max()) if b.any() else 1.0
+    b = b.detach() / unit
     x, r, p = torch.zeros_like(b), b.clone(), b.clone()
     square = first = float(r @ r)
     steepest, iterations, eps = 0.0, 0, torch.finfo(b.dtype).eps
     while iterations < max_iter and square > 0 and square > tol**2 * first:
-        ap = product(p).add(p, alpha=damping)
+        ap = times(p)
         curvature, length = float(p @ ap), float(p @ p)
         if not math.isfinite(curvature):
             raise FloatingPointError("a product with the matrix is not finite")
-        steepest = max(steepest, curvature / length)
+        steepest = max(steepest, abs(curvature) / length)
         if curvature <= 10 * eps * steepest * length:  # as large as rounding makes a zero look
             if square <= (1000 * eps) ** 2 * first:
                 break  # what is left of b is rounding too
-            raise torch.linalg.LinAlgError(  # type: ignore[attr-defined]
-                f"the system is singular along a direction of the right-hand side (curvature "
-                f"{curvature / length:.1e} where the largest is {steepest:.1e}, iteration "
-                f"{iterations + 1}): add damping; 0.1 is common for a Fisher information"
-            )
+            where = f"curvature {curvature / length:.1e} where the largest is {steepest:.1e}"
+            if curvature < -math.sqrt(eps) * steepest * length:  # no rounding
+                message = (
+                    f"the system is indefinite ({where}, iteration {iterations + 1}), which no "
+                    "Fisher information is: check the product, or add more damping than "
+                    f"{-curvature / length:.1e}"
+                )
+            else:
+                message = (
+                    "the system is singular along a direction of the right-hand side "
+                    f"({where}, iteration {iterations + 1}): add damping; 0.1 is common for a "
+                    "Fisher information"
+                )
+            raise torch.linalg.LinAlgError(message)  # type: ignore[attr-defined]
         step = square / curvature
         x.add_(p, alpha=step)
         r.sub_(ap, alpha=step)
@@ -99,8 +124,7 @@ def conjugate_gradient(
     residual = 0.0
     if first > 0:
         # r is carried along and drifts from b − Ax by rounding; report the real one.
-        error = b - product(x).add(x, alpha=damping)
-        residual = float(torch.linalg.vector_norm(error)) / math.sqrt(first)
+        residual = float(torch.linalg.vector_norm(b - times(x))) / math.sqrt(first)
     converged = residual <= 2 * tol
     if tol > 0 and not converged:
         warnings.warn(
@@ -110,11 +134,4 @@ def conjugate_gradient(
             ConvergenceWarning,
             stacklevel=2,
         )
-    return Solution(x, iterations, residual, converged)
-
-
-def check_at_least_zero(**values: float) -> None:
-    """Refuse a number that is negative, infinite or NaN, by name."""
-    for name, value in values.items():
-        if not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"expected a finite {name} of at least 0, got {value}")
+    return Solution(x * unit, iterations, residual, converged)

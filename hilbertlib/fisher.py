@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ._checks import at_least_one
 from ._likelihood import (
     Kind,
     Likelihood,
@@ -204,8 +205,7 @@ def fisher_diagonal(
     torch.Size([9])
     """
     check_arguments(x, likelihood, kind, targets, samples, variance)
-    if chunk < 1:
-        raise ValueError(f"expected a chunk of at least one example, got {chunk}")
+    at_least_one(chunk=chunk)
     chosen = chosen_parameters(model, None)
     with evaluating(model), sdpa_kernel(SDPBackend.MATH):
         outputs = check_outputs(logits(model, x), len(x), likelihood)

@@ -7,7 +7,6 @@ conjugate gradients, or approached from another optimizer's proposal by gradient
 3). Both only multiply by F; products come from :class:`hilbertlib.fisher.Fisher`.
 """
 
-import math
 import warnings
 from typing import Any
 
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ._checks import at_least_one, at_least_zero, positive
 from .conjugate_gradient import ConvergenceWarning as ConvergenceWarning  # public here too
 from .conjugate_gradient import Solution as Solution
-from .conjugate_gradient import check_at_least_zero
 from .conjugate_gradient import conjugate_gradient as conjugate_gradient
 from .fisher import Fisher as Fisher
 from .fisher import fisher_vector_product as fisher_vector_product
@@ -48,8 +47,7 @@ def natural_update(
     Raises:
         ValueError: If ``lam`` is not positive.
     """
-    if not (lam > 0 and math.isfinite(lam)):
-        raise ValueError(f"expected a positive lam (λ), got {lam}")
+    positive(lam=lam)
     solution = conjugate_gradient(
         fisher.__matmul__, gradient, damping=damping, tol=tol, max_iter=max_iter
     )
@@ -184,8 +182,7 @@ def largest_eigenvalue(fisher: Fisher, iterations: int = 30, seed: int = 0) -> f
     Raises:
         ValueError: If ``iterations`` is below 1.
     """
-    if iterations < 1:
-        raise ValueError(f"expected at least one iteration, got {iterations}")
+    at_least_one(iterations=iterations)
     like = fisher.parameters[0]
     start = torch.randn(fisher.size, generator=torch.Generator().manual_seed(seed))
     v = start.to(device=like.device, dtype=like.dtype)
@@ -218,6 +215,5 @@ def _write(fisher: Fisher, vector: Tensor) -> None:
 
 
 def _check_corrections(inner_lr: float, lam: float, corrections: int, damping: float) -> None:
-    check_at_least_zero(inner_lr=inner_lr, lam=lam, damping=damping)
-    if corrections < 1:
-        raise ValueError(f"expected corrections (n) of at least 1, got {corrections}")
+    at_least_zero(inner_lr=inner_lr, lam=lam, damping=damping)
+    at_least_one(corrections=corrections)

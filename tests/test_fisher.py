@@ -569,7 +569,7 @@ X, Y = draw(1, 4, 4), torch.arange(4) % 3
         ({"x": X[:0]}, "empty batch"),
         ({"kind": "empirical"}, "expected targets, the labels of x, for the empirical Fisher"),
         ({"targets": Y}, "the true Fisher takes no targets; did you mean kind='empirical'"),
-        ({"kind": "sampled", "samples": 0}, "at least one sample for each example, got 0"),
+        ({"kind": "sampled", "samples": 0}, "samples of at least 1, got 0"),
         ({"variance": 0.0}, "positive variance, got 0.0"),
         ({"variance": math.inf}, "positive variance, got inf"),
         ({"variance": math.nan}, "positive variance, got nan"),
@@ -625,7 +625,7 @@ def test_the_smallest_that_is_allowed():
 
 
 def test_a_bad_chunk():
-    with pytest.raises(ValueError, match="a chunk of at least one example, got 0"):
+    with pytest.raises(ValueError, match="chunk of at least 1, got 0"):
         fisher_diagonal(tanh_net(), X, chunk=0)
 
 

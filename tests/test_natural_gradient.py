@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hilbertlib.conjugate_gradient import check_at_least_zero
 from hilbertlib.distance import kl_divergence
 from hilbertlib.models import mlp, seeded
 from hilbertlib.natural_gradient import (
@@ -192,13 +191,6 @@ def test_one_iteration_is_allowed():
     assert conjugate_gradient(lambda v: v, torch.ones(2), max_iter=1).converged
 
 
-def test_check_at_least_zero():
-    check_at_least_zero(a=0, b=1.0)
-    for value in (-1e-9, math.nan, math.inf):
-        with pytest.raises(ValueError, match=f"expected a finite b of at least 0, got {value}"):
-            check_at_least_zero(a=0, b=value)
-
-
 # --- the KL-regularized update ---------------------------------------------------------------
 
 
@@ -250,7 +242,7 @@ def test_options_reach_the_solver():
     with pytest.raises(torch.linalg.LinAlgError, match="add damping"):
         natural_update(fisher, other, max_iter=1000)
     for lam in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match=rf"expected a positive lam \(λ\), got {lam}"):
+        with pytest.raises(ValueError, match=f"expected a positive lam, got {lam}"):
             natural_update(fisher, gradient, lam=lam)
 
 
@@ -453,7 +445,7 @@ def test_a_refused_step_changes_nothing():
             {"inner_lr": 0.1, "damping": math.nan},
             "finite damping of at least 0, got nan",
         ),
-        (optimizer, {"inner_lr": 0.1, "corrections": 0}, r"corrections \(n\) of at least 1, got 0"),
+        (optimizer, {"inner_lr": 0.1, "corrections": 0}, "corrections of at least 1, got 0"),
         (part, {"inner_lr": 0.1}, "got 2 and 4, of which 2 are shared; pass Fisher"),
     ]
     for which, arguments, message in calls:
@@ -501,7 +493,7 @@ def test_the_largest_eigenvalue():
     assert rough[-1] <= exact
     assert largest_eigenvalue(fisher) == rough[-1]
     assert largest_eigenvalue(fisher, 1, seed=1) != rough[0]
-    with pytest.raises(ValueError, match="at least one iteration, got 0"):
+    with pytest.raises(ValueError, match="iterations of at least 1, got 0"):
         largest_eigenvalue(fisher, iterations=0)
     # Saturated outputs: no change of the parameters changes them.
     with torch.no_grad():
