@@ -22,36 +22,56 @@ class BufferGuard:
     """Puts every buffer of every module that is called in a block back, bit for bit.
 
     BatchNorm's running statistics and ``num_batches_tracked`` are buffers. Nobody names the
-    modules: the outermost calls to modules are watched, in this thread. A module that is called
-    from within another, and a compiler that traces one, meet the ordinary class. What a compiled
-    function calls is out of sight: it runs eagerly in the first block, and is remembered.
+    modules: the outermost calls to modules are watched, in this thread, and the modules
+    remembered. A module that is called from within another, and a compiler that traces one, meet
+    the ordinary class. What a compiled function calls is out of sight: the first block is eager.
     """
 
     def __init__(self) -> None:
         self._called: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-        self._first = True
+        self._owned: set[int] = set()
+        self._seen: set[object] = set()
 
     @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """The block."""
-        global _ordinary, _owner
+    def __call__(
+        self, function: object = None, parameters: Iterable[Tensor] = ()
+    ) -> Iterator[None]:
+        """The block, in which ``function`` calls modules that own ``parameters``.
+
+        Watching costs a small network dearly. It ends once the code of ``function`` has been
+        watched and every parameter belongs to a module that was called.
+        """
+        code = getattr(function, "__code__", type(function))
         buffers = _Buffers(self._called)
-        stance = torch.compiler.set_stance("force_eager") if self._first else nullcontext()
+        watch = code not in self._seen or any(id(p) not in self._owned for p in parameters)
+        stance = nullcontext() if self._seen else torch.compiler.set_stance("force_eager")
         with _one_thread, stance:
             known = buffers.keep(self._called)
-            if not _watchers:
-                _ordinary, _owner = nn.Module.__call__, threading.get_ident()
-                nn.Module.__call__ = _watched  # type: ignore[method-assign]
-            _watchers.append(buffers)
+            if watch:
+                _start_watching(buffers)
             try:
                 yield
-                self._first = False
+                self._seen.add(code)
             finally:
-                _watchers.remove(buffers)
-                if not _watchers:
-                    nn.Module.__call__ = _ordinary  # type: ignore[method-assign]
+                if watch:
+                    _stop_watching(buffers)
+                    self._owned = {id(p) for m in self._called for p in m.parameters()}
                 buffers.note_replaced(known)
                 buffers.put_back()
+
+
+def _start_watching(buffers: "_Buffers") -> None:
+    global _ordinary, _owner
+    if not _watchers:
+        _ordinary, _owner = nn.Module.__call__, threading.get_ident()
+        nn.Module.__call__ = _watched  # type: ignore[method-assign]
+    _watchers.append(buffers)
+
+
+def _stop_watching(buffers: "_Buffers") -> None:
+    _watchers.remove(buffers)
+    if not _watchers:
+        nn.Module.__call__ = _ordinary  # type: ignore[method-assign]
 
 
 def _watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -5,6 +5,7 @@ of λ times the L2 distance between the function before the step and the functio
 """
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -105,7 +106,7 @@ class HilbertConstrained(Optimizer):
             raise TypeError(f"expected a torch optimizer as base, got {type(base).__name__}")
         self.base = base
         self.distributed = distributed
-        self._buffers_kept = BufferGuard()
+        self._prepare()
         defaults = {
             "lam": lam, "inner_lr": inner_lr, "corrections": corrections,
             "norm": norm, "absorb": absorb, "velocity": velocity, "velocity_lr": None,
@@ -126,12 +127,17 @@ class HilbertConstrained(Optimizer):
         self.base.add_param_group(param_group)
         complete(self.param_groups, self.defaults)
 
+    def _prepare(self) -> None:
+        self._buffers_kept = BufferGuard()
+        closure = inspect.signature(self.base.step).parameters.get("closure")
+        self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
+
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "base": self.base, "distributed": self.distributed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._buffers_kept = BufferGuard()
+        self._prepare()
         self.base.__setstate__({"state": self.state, "param_groups": self.param_groups})
         complete(self.param_groups, self.defaults)  # a state of the bare base has none of ours
 
@@ -174,7 +180,7 @@ class HilbertConstrained(Optimizer):
         """
         n, norm = self._check()
         functions = output_functions(outputs, n)
-        if closure is None and self._needs_closure():
+        if closure is None and self._needs_closure:
             raise TypeError(f"{type(self.base).__name__} needs a closure: step(outputs, closure)")
         loss = None
         if closure is not None:
@@ -189,15 +195,17 @@ class HilbertConstrained(Optimizer):
             after = _random_state(moving)
             # J is added again from the second correction on, with the weight decay of θ: it is
             # read before the parameters move.
-            again = [self._gradient(g, p) * g["inner_lr"] for g, p in moving] if n > 1 else []
+            again = [self._gradient(g, p) for g, p in moving] if n > 1 else []
             self._propose(closure, loss)
             # λ = 0 with n = 1 is the base optimizer to the last bit, random numbers included.
             for j in range(n if leashed or n > 1 else 0):
                 if leashed:
-                    change = self._pull(functions[j], before[j % len(before)], norm, moving)
-                else:
-                    change = [torch.zeros_like(p) for _, p in moving]
-                self._correct(moving, change if j == 0 else torch._foreach_add(change, again))
+                    scale, pull = self._pull(functions[j], before[j % len(before)], norm, moving)
+                    self._correct(
+                        moving, pull, [scale * g["lam"] * g["inner_lr"] for g, _ in moving]
+                    )
+                if j > 0:
+                    self._correct(moving, again, [g["inner_lr"] for g, _ in moving])
             after.restore()
         except BaseException:
             start.restore()
@@ -216,10 +224,6 @@ class HilbertConstrained(Optimizer):
                 f"{sorted(shared)}"
             )
         return next(iter(shared))
-
-    def _needs_closure(self) -> bool:
-        closure = inspect.signature(self.base.step).parameters.get("closure")
-        return closure is not None and closure.default is inspect.Parameter.empty
 
     def _moving(self) -> Moving:
         """The parameters that the base optimizer will move, each with its group."""
@@ -247,7 +251,7 @@ class HilbertConstrained(Optimizer):
         for function in functions[:1] if one else functions:
             random = self._mask or _random_state(moving)
             if current is None or not self._verified:
-                with torch.no_grad(), self._buffers_kept():
+                with torch.no_grad(), self._buffers_kept(function, (p for _, p in moving)):
                     outputs = _evaluate(function, random)
             if current is not None:
                 if not self._verified:
@@ -279,9 +283,11 @@ class HilbertConstrained(Optimizer):
                 "others: compute it within `with optimizer.one_mask():`"
             )
 
-    def _pull(self, function: Outputs, before: Before, norm: Norm, moving: Moving) -> list[Tensor]:
-        """η λ ∇D for each parameter, at the parameters as they now are."""
-        with torch.enable_grad(), self._buffers_kept():
+    def _pull(
+        self, function: Outputs, before: Before, norm: Norm, moving: Moving
+    ) -> tuple[float, list[Tensor]]:
+        """∇D at the parameters as they now are: a scale and what it multiplies."""
+        with torch.enable_grad(), self._buffers_kept(function, (p for _, p in moving)):
             now = _evaluate(function, before.random)
             if now.shape != before.outputs.shape:
                 raise ValueError(
@@ -314,11 +320,8 @@ class HilbertConstrained(Optimizer):
         if self.distributed:
             gradient, total, n = over_ranks(gradient, total, n)
         trustworthy(total, gradient, before.outputs, now)
-        scale = 2 * total / n if norm == "squared" else 1 / math.sqrt(n)
-        factors = [scale * group["inner_lr"] * group["lam"] for group, _ in moving]
-        # Not in place: autograd may return one tensor for two parameters.
         self.distances += (total * total / n if norm == "squared" else total / math.sqrt(n),)
-        return list(torch._foreach_mul(gradient, factors))
+        return (2 * total / n if norm == "squared" else 1 / math.sqrt(n)), gradient
 
     def _propose(self, closure: Callable[[], Any] | None, loss: Any) -> None:
         """The base optimizer's own step, which leaves ``.grad`` and its settings as they were.
@@ -342,7 +345,7 @@ class HilbertConstrained(Optimizer):
                         given.append((p, p.grad))
                         p.grad = p.grad * ratio
         try:
-            if self._needs_closure():
+            if self._needs_closure:
                 known = [loss]  # of the evaluation that was made already
                 self.base.step(lambda: known.pop() if known else closure())  # type: ignore[misc]
             else:
@@ -354,15 +357,18 @@ class HilbertConstrained(Optimizer):
                 p.grad = grad
 
     @torch.no_grad()
-    def _correct(self, moving: Moving, change: Sequence[Tensor]) -> None:
-        """θ ← θ − change, and v ← v + change where SGD's velocity absorbs it (lines 12 and 13)."""
-        torch._foreach_sub_([p for _, p in moving], list(change))
-        for (group, p), c in zip(moving, change, strict=True):
+    def _correct(self, moving: Moving, pull: list[Tensor], factors: list[float]) -> None:
+        """θ ← θ − factor · pull, and v ← v + factor · pull where SGD's velocity absorbs it."""
+        parameters = [p for _, p in moving]
+        for start, stop in _runs(moving):
+            group, factor, some = moving[start][0], factors[start], pull[start:stop]
+            torch._foreach_add_(parameters[start:stop], some, alpha=-factor)
             if isinstance(self.base, SGD) and group["absorb"] and group["momentum"]:
                 # torch's buffer is v / ε. With ε = 0 no velocity gives this step.
                 unit = float(group["velocity_lr"] or group["lr"])
                 if unit > 0:
-                    self.state[p]["momentum_buffer"].add_(c, alpha=1 / unit)
+                    buffers = [self.state[p]["momentum_buffer"] for p in parameters[start:stop]]
+                    torch._foreach_add_(buffers, some, alpha=factor / unit)
 
 
 class HCGD(HilbertConstrained):
@@ -408,6 +414,15 @@ def _evaluate(function: Outputs, random: RandomState) -> Tensor:
     # Within autocast, the cache may hold the parameters as they were, or without gradient.
     torch.clear_autocast_cache()
     return checked(function())
+
+
+def _runs(moving: Moving) -> Iterator[tuple[int, int]]:
+    """Where the parameters of each group start and stop."""
+    start = 0
+    for _, members in itertools.groupby(moving, key=lambda member: id(member[0])):
+        stop = start + len(list(members))
+        yield start, stop
+        start = stop
 
 
 def _random_state(moving: Moving) -> RandomState:

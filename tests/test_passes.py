@@ -1,5 +1,6 @@
 """Extra passes leave no trace: buffers, random numbers, and what a failed step goes back to."""
 
+import gc
 import threading
 
 import pytest
@@ -102,6 +103,39 @@ def test_nested_blocks_and_other_threads():
         thread.join()
     assert outer.in_place.tolist() == inner.in_place.tolist() == [0, 0]
     assert elsewhere.in_place.tolist() == [1, 1]  # its training pass is none of ours
+
+
+def test_watching_ends_once_everything_that_is_trained_was_called():
+    first, second, later = nn.BatchNorm1d(3), nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    parameters = [*first.parameters(), *second.parameters()]
+    guard, call, watched = BufferGuard(), nn.Module.__call__, []
+
+    def outputs(*modules):
+        watched.append(nn.Module.__call__ is not call)
+        for module in modules:
+            module(X)
+
+    def other(*modules):
+        outputs(*modules)
+
+    for function, modules in (
+        (outputs, [first]), (outputs, [first, second]), (outputs, [first, second]),
+        (other, [later]), (other, [first, later]), (outputs, [second]),
+    ):  # fmt: skip
+        with guard(function, parameters):
+            function(*modules)
+    # second is missing in the first block, and the code of `other` is new in the fourth
+    assert watched == [True, True, False, True, False, False]
+    for module in (first, second, later):
+        assert module.num_batches_tracked == 0
+
+
+def test_a_guard_does_not_keep_modules_alive():
+    guard = BufferGuard()
+    with guard():
+        nn.BatchNorm1d(3)(X)
+    gc.collect()
+    assert len(guard._called) == 0
 
 
 def test_submodules_are_called_as_ever():
