@@ -17,9 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     {"datafiles", "data", "distance", "_passes", "_settings", "_checks", "embedding", "models"},
     {"symmetry", "provenance", "snapshots", "_likelihood", "conjugate_gradient", "working_memory"},
-    {"records", "verdicts", "hcgd", "trajectory", "training", "fisher"},
+    {"records", "verdicts", "hcgd", "trajectory", "training", "fisher", "task_sequence"},
     {"ensemble", "natural_gradient", "forgetting"},
-    {"task_sequence"},
     {"experiments", "claims"},
     {"figures", "lab"},
     {"live"},
