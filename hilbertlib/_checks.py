@@ -1,6 +1,7 @@
 """Checks of arguments: a number or a name out of range is refused by name."""
 
 import math
+from numbers import Integral
 
 
 def at_least_zero(**values: float) -> None:
@@ -18,10 +19,10 @@ def positive(**values: float) -> None:
 
 
 def at_least_one(**values: int) -> None:
-    """Refuse a count below 1."""
+    """Refuse a count that is below 1 or no integer."""
     for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"expected {name} of at least 1, got {value}")
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"expected an integer {name} of at least 1, got {value!r}")
 
 
 def known(name: str, value: object, values: tuple[str, ...]) -> None:

@@ -115,11 +115,16 @@ def check_outputs(outputs: Tensor, n: int, likelihood: Likelihood) -> Tensor:
         raise ValueError(f"expected outputs of shape ({n}, ...), got {shape}")
     if not outputs.isfinite().all():
         raise ValueError("the model's outputs are not finite; check its inputs and parameters")
-    z = outputs.detach()
-    if likelihood == "softmax" and (z >= 0).all() and ((z.sum(dim=1) - 1).abs() < 1e-4).all():
+    if likelihood == "softmax":
+        warn_of_probabilities(outputs)
+    return outputs.detach()
+
+
+def warn_of_probabilities(z: Tensor) -> None:
+    """Warn if what should be logits, shape ``(N, C)``, are probabilities in every row."""
+    if (z >= 0).all() and ((z.sum(dim=1) - 1).abs() < 1e-4).all():
         warnings.warn(
-            "the model's outputs look like probabilities, but a softmax likelihood takes logits: "
-            "leave out the model's last softmax",
+            "the model's outputs look like probabilities, but logits are expected: leave out the "
+            "model's last softmax",
             stacklevel=4,
         )
-    return z

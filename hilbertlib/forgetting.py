@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ._checks import at_least_one, at_least_zero, known, positive
-from ._likelihood import Kind
+from ._likelihood import Kind, warn_of_probabilities
 from .distance import l2_distance
 from .fisher import fisher_diagonal
 from .models import evaluating, logits
@@ -51,7 +51,12 @@ class _Remembering(Method):
         self.memory.check(tasks)
 
     def end_task(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
-        self.memory.add(x, y, lambda chosen: self._function(logits(model, chosen)))
+        def function(chosen: Tensor) -> Tensor:
+            z = logits(model, chosen)
+            warn_of_probabilities(z)
+            return self._function(z)
+
+        self.memory.add(x, y, function)
         super().end_task(model, x, y)
 
     def drawn(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -264,29 +269,33 @@ class SynapticIntelligence(_Anchored):
         positive(xi=xi)
         super().__init__(c)
         self.xi = xi
+        self._path: list[Tensor] = []
 
     def begin_task(self, model: nn.Module, task: int, tasks: int) -> None:
         super().begin_task(model, task, tasks)
         self._start = _flat(model).detach()
-        self._path = torch.zeros_like(self._start)
+        self._path = [torch.zeros_like(p) for p in _trained(model)]
 
     def before_step(self, model: nn.Module) -> None:
-        self._before = _flat(model).detach()
-        self._gradient = torch.cat(
-            [
-                (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1)
-                for p in _trained(model)
-            ]
-        )
+        if not self._path:
+            raise ValueError("call begin_task before a task's first step")
+        # Copies: the penalty's gradient is added to .grad, and the step moves the parameters.
+        self._before = [
+            (p.detach().clone(), torch.zeros_like(p) if p.grad is None else p.grad.clone())
+            for p in _trained(model)
+        ]
 
     def after_step(self, model: nn.Module, optimizer: Optimizer) -> None:
-        self._path -= self._gradient * (_flat(model).detach() - self._before)
+        for path, p, (theta, g) in zip(self._path, _trained(model), self._before, strict=True):
+            path.addcmul_(g, p.detach() - theta, value=-1)
 
     def end_task(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
-        theta = _flat(model).detach()
-        gained = self._path.clamp(min=0) / ((theta - self._start).square() + self.xi)
+        if not self._path:
+            raise ValueError("call begin_task before a task's first step")
+        theta, path = _flat(model).detach(), torch.cat([w.reshape(-1) for w in self._path])
+        gained = path.clamp(min=0) / ((theta - self._start).square() + self.xi)
         self.importance = gained if self.importance is None else self.importance + gained
-        self.anchor = theta
+        self.anchor, self._path = theta, []
         super().end_task(model, x, y)
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from hilbertlib._checks import at_least_one, at_least_zero, known, positive
@@ -22,9 +23,9 @@ def test_positive():
 
 
 def test_at_least_one():
-    at_least_one(a=1, b=2)
-    for value in (0, -1):
-        with pytest.raises(ValueError, match=f"^expected b of at least 1, got {value}$"):
+    at_least_one(a=1, b=np.int64(2))
+    for value in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match=f"^expected an integer b of at least 1, got {value}$"):
             at_least_one(a=1, b=value)
 
 

@@ -650,7 +650,9 @@ def test_a_vector_that_does_not_fit(vector):
 def test_probabilities_in_place_of_logits():
     model = nn.Sequential(tanh_net(), nn.Softmax(dim=1))
     for function in (Fisher, fisher_diagonal):
-        with pytest.warns(UserWarning, match="look like probabilities, but a softmax likelihood"):
+        with pytest.warns(
+            UserWarning, match="look like probabilities, but logits are expected: leave"
+        ):
             function(model, X)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -475,6 +475,22 @@ def test_si_where_a_parameter_has_no_gradient_or_is_frozen():
     torch.testing.assert_close(last, torch.full((15,), 1 / 1.1, dtype=torch.float64))
 
 
+def test_si_needs_the_start_of_a_task():
+    method, model = SynapticIntelligence(), net()
+    for _ in range(2):
+        for call in (lambda: method.before_step(model), lambda: method.end_task(model, *task(0))):
+            with pytest.raises(ValueError, match="call begin_task before a task's first step"):
+                call()
+        learn(method, model, method.finished)
+
+
+@pytest.mark.parametrize("method", [L2Memory(8), Replay(8)])
+def test_probabilities_in_place_of_logits(method):
+    model = nn.Sequential(net(), nn.Softmax(dim=1))
+    with pytest.warns(UserWarning, match="look like probabilities, but logits are expected"):
+        learn(method, model, 0)
+
+
 # --- bad input -------------------------------------------------------------------------------
 
 
