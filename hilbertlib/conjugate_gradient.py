@@ -90,7 +90,7 @@ def conjugate_gradient(
     b = b.detach() / unit
     x, r, p = torch.zeros_like(b), b.clone(), b.clone()
     square = first = float(r @ r)
-    steepest, iterations, eps = 0.0, 0, torch.finfo(b.dtype).eps
+    steepest, path, iterations, eps = 0.0, 0.0, 0, torch.finfo(b.dtype).eps
     while iterations < max_iter and square > 0 and square > tol**2 * first:
         ap = times(p)
         curvature, length = float(p @ ap), float(p @ p)
@@ -98,8 +98,9 @@ def conjugate_gradient(
             raise FloatingPointError("a product with the matrix is not finite")
         steepest = max(steepest, abs(curvature) / length)
         if curvature <= 10 * eps * steepest * length:  # as large as rounding makes a zero look
-            if square <= (1000 * eps) ** 2 * first:
-                break  # what is left of b is rounding too
+            # Each step put rounding of its own length, times |A|, into r, in any direction.
+            if math.sqrt(square) <= 30 * eps * (steepest * path + math.sqrt(first)):
+                break  # what is left of b is that
             where = f"curvature {curvature / length:.1e} where the largest is {steepest:.1e}"
             if curvature < -math.sqrt(eps) * steepest * length:  # no rounding
                 message = (
@@ -116,6 +117,7 @@ def conjugate_gradient(
             raise torch.linalg.LinAlgError(message)  # type: ignore[attr-defined]
         step = square / curvature
         x.add_(p, alpha=step)
+        path += step * math.sqrt(length)
         r.sub_(ap, alpha=step)
         previous, square = square, float(r @ r)
         p.mul_(square / previous).add_(r)

@@ -144,19 +144,46 @@ def test_a_singular_system_says_so():
 
 def test_an_indefinite_matrix_says_so():
     a = torch.diag(torch.tensor([1.0, -2.0], dtype=torch.float64))
-    with pytest.raises(torch.linalg.LinAlgError, match="iteration 1"):
+    message = (
+        r"the system is indefinite \(curvature -5\.0e-01 where the largest is 5\.0e-01, iteration "
+        r"1\), which no Fisher information is: check the product, or add more damping than 5.0e-01"
+    )
+    with pytest.raises(torch.linalg.LinAlgError, match=message):
         conjugate_gradient(a.__matmul__, torch.ones(2, dtype=torch.float64))
+    damped = conjugate_gradient(a.__matmul__, torch.ones(2, dtype=torch.float64), damping=3.0)
+    torch.testing.assert_close(damped.x.tolist(), [0.25, 1.0])
 
 
-def test_rounding_left_over_is_no_singular_system():
+def test_gradients_do_not_flow_into_the_solution():
+    factor = torch.tensor(2.0, requires_grad=True)
+    found = conjugate_gradient(lambda v: v * factor, torch.ones(2, requires_grad=True))
+    assert found.x.tolist() == [0.5, 0.5]
+    assert not found.x.requires_grad
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.13, 1.52, 1.78, 1.91])
+def test_rounding_left_over_is_no_singular_system(scale):
     """Far past convergence, in float32, the residual is noise outside the range."""
     model, x = net().float(), X.float()
-    gradient = backward(model, x)
+    gradient = backward(model, x) * scale
     fisher = Fisher(model, x)
     with pytest.warns(ConvergenceWarning, match="use float64"):
         found = conjugate_gradient(fisher.__matmul__, gradient, tol=1e-12, max_iter=2000)
-    assert found.residual < 1e-3
+    assert found.residual < 2e-3
     assert found.iterations < 2000
+    outside = gradient + 1e-3 * draw(7, fisher.size).float()
+    with pytest.raises(torch.linalg.LinAlgError, match="singular"):
+        conjugate_gradient(fisher.__matmul__, outside, tol=1e-12, max_iter=2000)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-23, 1.0, 1e25])
+def test_the_scale_of_the_right_hand_side_does_not_matter(scale):
+    """Squares of its entries would under- or overflow in float32."""
+    a = torch.tensor([[4.0, 1.0], [1.0, 3.0]])
+    found = conjugate_gradient(a.__matmul__, torch.tensor([1.0, 2.0]) * scale)
+    torch.testing.assert_close((found.x / scale).tolist(), [1 / 11, 7 / 11], rtol=1e-5, atol=0)
+    assert found.converged
+    assert found.iterations == 2
 
 
 def test_no_convergence_warns_and_says_what_to_do():
@@ -176,6 +203,17 @@ def test_no_convergence_warns_and_says_what_to_do():
     [
         ({"b": torch.ones(2, 1)}, ValueError, r"expected a finite vector, got shape \(2, 1\)"),
         ({"b": torch.tensor([1.0, math.nan])}, ValueError, "a finite vector"),
+        (
+            {"b": torch.ones(2).long()},
+            ValueError,
+            r"a finite vector, got shape \(2,\), torch.int64",
+        ),
+        (
+            {"product": lambda v: v[:1]},  # would be broadcast
+            ValueError,
+            r"expected a product of shape \(2,\) and torch.float32, got \(1,\), torch.float32",
+        ),
+        ({"product": lambda v: v.double()}, ValueError, r"got \(2,\), torch.float64"),
         ({"damping": -0.1}, ValueError, "expected a finite damping of at least 0, got -0.1"),
         ({"tol": -1.0}, ValueError, "expected a finite tol of at least 0, got -1.0"),
         ({"max_iter": 0}, ValueError, "expected max_iter of at least 1, got 0"),
