@@ -191,7 +191,7 @@ def test_the_papers_numbers_are_the_defaults():
     assert (method.memory.capacity, method.lam, method.norm) == (1024, 1.3, "rms")
     assert method.batch is None
     assert Replay().memory.capacity == 1024
-    assert Replay().every == 10
+    assert (Replay().every, Replay().batch) == (10, None)
     assert EWC().scale == 250
     assert (EWC().tasks, EWC().fisher, EWC().examples) == ("all", "true", None)
     assert SynapticIntelligence().scale == SynapticIntelligence().xi == 0.1
@@ -241,12 +241,24 @@ def test_a_memory_too_small_for_the_tasks_is_refused_before_the_first(name):
         method.begin_task(net(), 0, 3)
 
 
+@pytest.mark.parametrize("build", [L2Memory, Replay])
+def test_the_seed_is_0_by_default_and_decides_what_is_kept_and_drawn(build):
+    def drawn(**options):
+        method = build(10, batch=3, **options)
+        learn(method, net(), 0)
+        return method.memory.x, method.drawn()[0]
+
+    for a, b, c in zip(drawn(), drawn(seed=0), drawn(seed=1), strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+
+
 # --- replay ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch", [None, 4])
-def test_replay_takes_a_step_on_the_memory_every_k_steps(batch):
-    method, model = Replay(10, every=3, batch=batch, seed=2), net()
+@pytest.mark.parametrize(("batch", "every"), [(None, 3), (4, 3), (4, 2)])
+def test_replay_takes_a_step_on_the_memory_every_k_steps(batch, every):
+    method, model = Replay(10, every=every, batch=batch, seed=2), net()
     learn(method, model, 0)
     twin, other = copy.deepcopy(model), copy.deepcopy(method)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -259,19 +271,19 @@ def test_replay_takes_a_step_on_the_memory_every_k_steps(batch):
             F.cross_entropy(m(x), y).backward()
             o.step()
         method.after_step(model, optimizer)
-        if step in (3, 6):
+        if step in {3: (3, 6), 2: (2, 4, 6, 8)}[every]:
             a, b, _ = other.drawn()
             plain.zero_grad()
             F.cross_entropy(twin(a), b).backward()
             plain.step()
         assert torch.equal(flat(model), flat(twin))
+    method.after_step(model, optimizer)  # a ninth step
     method.end_task(model, x, y)
-    before = flat(model)
     method.begin_task(model, 2, 3)
-    method.after_step(model, optimizer)  # the ninth step, but the first of this task
-    assert torch.equal(flat(model), before)
-    method.after_step(model, optimizer)
-    assert torch.equal(flat(model), before)
+    before = flat(model)
+    for _ in range(every - 1):  # counted anew
+        method.after_step(model, optimizer)
+        assert torch.equal(flat(model), before)
     method.after_step(model, optimizer)
     assert not torch.equal(flat(model), before)
 

@@ -74,6 +74,11 @@ def test_the_seed_decides():
 
     assert torch.equal(kept(0), kept(0))
     assert not torch.equal(kept(0), kept(1))
+    default = WorkingMemory(8)
+    remember(default, 0)
+    first = WorkingMemory(8, 0)
+    remember(first, 0)
+    assert torch.equal(default.y, first.y)
     # One permutation for every version of NumPy and torch.
     assert WorkingMemory(4, 0)._random.permutation(10).tolist()[:4] == [2, 8, 4, 9]
 
@@ -155,7 +160,7 @@ def test_a_refused_task_changes_nothing(x, y, function, message):
 def test_an_empty_memory_says_so():
     memory = WorkingMemory(4)
     for name in ("x", "y", "outputs"):
-        with pytest.raises(ValueError, match="the memory is empty: add a task first"):
+        with pytest.raises(ValueError, match=r"^the memory is empty: add a task first$"):
             getattr(memory, name)
     with pytest.raises(ValueError, match="capacity of at least 1, got 0"):
         WorkingMemory(0)
