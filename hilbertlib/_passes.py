@@ -150,39 +150,53 @@ class RandomState:
 
 
 class Checkpoint:
-    """Parameters, optimizer state, groups and random state, to go back to if a step fails."""
+    """Parameters, optimizer state, groups and random state, to go back to if a step fails.
 
-    def __init__(self, optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
+    The memory of one step's copies serves the next: to find it anew costs more than to copy.
+    """
+
+    def __init__(self) -> None:
+        self._memory: list[Tensor] = []
+
+    @torch.no_grad()
+    def take(self, optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
+        """Copy everything, in place of what was copied before."""
         self._optimizer = optimizer
-        self._parameters = [(p, p.detach().clone()) for p in parameters]
-        self._state = {p: _copied(s) for p, s in optimizer.state.items()}
+        memory, self._memory = iter(self._memory), []
+        self._parameters = [(p, self._copied(p, memory)) for p in parameters]
+        self._state = {p: self._copied(state, memory) for p, state in optimizer.state.items()}
         self._groups = [
             {k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups
         ]
         self._random = RandomState({p.device for p, _ in self._parameters})
 
+    @torch.no_grad()
     def restore(self) -> None:
-        """Put everything back, in place."""
-        with torch.no_grad():
-            for p, value in self._parameters:
-                p.copy_(value)
+        """Put everything back: parameters in place, state by the copies, which are given away."""
+        for p, value in self._parameters:
+            p.copy_(value)
         self._optimizer.state.clear()
         self._optimizer.state.update(self._state)
+        self._memory = []
         for group, values in zip(self._optimizer.param_groups, self._groups, strict=True):
             for name in group.keys() - values.keys() - {"params"}:
                 del group[name]
             group.update(values)
         self._random.restore()
 
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {k: _copied(v) for k, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(map(_copied, value))
-    return copy.deepcopy(value)
+    def _copied(self, value: Any, memory: Iterator[Tensor]) -> Any:
+        if isinstance(value, Tensor):
+            old, value = next(memory, None), value.detach()
+            fits = old is not None and (old.shape, old.dtype, old.device) == (
+                value.shape, value.dtype, value.device,
+            )  # fmt: skip
+            self._memory.append(old.copy_(value) if fits and old is not None else value.clone())
+            return self._memory[-1]
+        if isinstance(value, dict):
+            return {k: self._copied(v, memory) for k, v in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(self._copied(v, memory) for v in value)
+        return copy.deepcopy(value)
 
 
 def checked(outputs: object) -> Tensor:

@@ -28,9 +28,10 @@ def l2_distance(f: Tensor, g: Tensor, reduction: Reduction = "rms") -> Tensor:
             ``"mean_norm"``: ``mean_i |f_i − g_i|``, of the introduction and the released code.
 
     Returns:
-        A tensor of shape ``()``, in the units of the outputs.
+        A tensor of shape ``()``, in the units of the outputs, in float32 or wider.
 
     Raises:
+        TypeError: If the outputs are not floating-point numbers.
         ValueError: If the shapes differ, the batch is empty, an output is not finite, or the
             reduction is unknown.
 
@@ -261,7 +262,11 @@ def _difference(f: Tensor, g: Tensor) -> Tensor:
         raise ValueError(
             f"expected at least one example along the first axis, got shape {_shape(f)}"
         )
-    difference = (f - g).reshape(len(f), -1)
+    if not (f.is_floating_point() and g.is_floating_point()):
+        raise TypeError(f"expected floating-point outputs, got {f.dtype} and {g.dtype}")
+    # In half precision a sum over examples would lose all but three digits.
+    wide = torch.promote_types(torch.promote_types(f.dtype, g.dtype), torch.float32)
+    difference = (f.to(wide) - g.to(wide)).reshape(len(f), -1)
     if not bool(difference.isfinite().all()):
         raise ValueError("expected finite outputs, got NaN or infinity")
     return difference

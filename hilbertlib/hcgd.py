@@ -52,7 +52,8 @@ class HilbertConstrained(Optimizer):
     and ``inner_lr`` may differ between groups. Parameters without ``.grad`` take no part. A step
     leaves ``.grad`` as it was, and every buffer of every module that ``outputs`` calls. Both
     passes of a distance draw the same dropout masks (see also :meth:`one_mask`), and the random
-    numbers go on afterwards as after one pass. Compile the model, not the step.
+    numbers go on afterwards as after one pass. A copy of the parameters and of the state is kept,
+    to go back to if a step fails. Compile the model or the output function, not the step.
 
     Args:
         base: Any torch optimizer; one that needs a closure, as LBFGS, gets that of :meth:`step`.
@@ -128,7 +129,7 @@ class HilbertConstrained(Optimizer):
         complete(self.param_groups, self.defaults)
 
     def _prepare(self) -> None:
-        self._buffers_kept = BufferGuard()
+        self._start, self._buffers_kept = Checkpoint(), BufferGuard()
         closure = inspect.signature(self.base.step).parameters.get("closure")
         self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
 
@@ -188,7 +189,7 @@ class HilbertConstrained(Optimizer):
                 loss = closure()
         moving = self._moving()
         leashed = any(group["lam"] * group["inner_lr"] > 0 for group, _ in moving)
-        start = Checkpoint(self, [p for _, p in moving])
+        self._start.take(self, [p for _, p in moving])
         self.distances = ()
         try:
             before = self._before(functions, current, moving) if leashed else []
@@ -208,7 +209,7 @@ class HilbertConstrained(Optimizer):
                     self._correct(moving, again, [g["inner_lr"] for g, _ in moving])
             after.restore()
         except BaseException:
-            start.restore()
+            self._start.restore()
             raise
         self._mask = None
         return loss

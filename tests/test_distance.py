@@ -102,6 +102,28 @@ def test_bad_outputs_are_named(f, g, message):
             call(f, g)
 
 
+def test_half_precision_is_widened_before_the_difference():
+    for dtype in (torch.float16, torch.bfloat16):
+        f, g = draw(0, 3000, 4).to(dtype), draw(1, 3000, 4).to(dtype)
+        for reduction in REDUCTIONS:
+            d = l2_distance(f, g, reduction)
+            assert d.dtype == torch.float32
+            exact = l2_distance(f.double(), g.double(), reduction)
+            assert float(d) == pytest.approx(float(exact), rel=1e-6)
+    assert l2_distance(f, draw(1, 3000, 4)).dtype == torch.float64
+
+
+def test_numbers_that_are_no_outputs_are_refused():
+    labels = torch.arange(3)
+    for call in (l2_distance, estimate_l2):
+        with pytest.raises(
+            TypeError, match=r"floating-point outputs, got torch\.int64 and .*float"
+        ):
+            call(labels, labels.float())
+        with pytest.raises(TypeError, match=r"got torch\.float32 and torch\.bool"):
+            call(labels.float(), labels > 1)
+
+
 def test_an_unknown_reduction_is_named():
     f = torch.zeros(2, 2)
     for call in (l2_distance, lambda a, b, reduction: pairwise_l2([a, b], reduction=reduction)):

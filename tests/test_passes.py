@@ -170,7 +170,8 @@ def test_a_checkpoint_goes_back_on_everything_in_place():
         "tensor": torch.ones(2), "list": [torch.ones(1)], "dict": {"a": torch.ones(1)},
         "tuple": (torch.ones(1), 2), "step": 3, "set": {1},
     }  # fmt: skip
-    checkpoint = Checkpoint(optimizer, [p])
+    checkpoint = Checkpoint()
+    checkpoint.take(optimizer, [p])
     torch.rand(1)
     before = torch.get_rng_state()
     state = optimizer.state[p]
