@@ -216,7 +216,7 @@ def test_no_convergence_warns_and_says_what_to_do():
         ({"product": lambda v: v.double()}, ValueError, r"got \(2,\), torch.float64"),
         ({"damping": -0.1}, ValueError, "expected a finite damping of at least 0, got -0.1"),
         ({"tol": -1.0}, ValueError, "expected a finite tol of at least 0, got -1.0"),
-        ({"max_iter": 0}, ValueError, "expected max_iter of at least 1, got 0"),
+        ({"max_iter": 0}, ValueError, "expected an integer max_iter of at least 1, got 0"),
         ({"product": lambda v: v * math.nan}, FloatingPointError, "product .* is not finite"),
     ],
 )
