@@ -5,6 +5,7 @@ classifier, its softmax probabilities. Everything is a mean over these examples.
 """
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -334,9 +335,7 @@ def _check_reduction(reduction: str) -> None:
 def _z(level: float) -> float:
     if not 0 < level < 1:
         raise ValueError(f"expected a level between 0 and 1, got {level}")
-    from scipy.stats import norm
-
-    return float(norm.ppf((1 + level) / 2))
+    return statistics.NormalDist().inv_cdf((1 + level) / 2)
 
 
 def _ratio(part: float, whole: float) -> float:
