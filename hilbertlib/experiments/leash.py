@@ -67,6 +67,12 @@ class Run:
         return np.cumsum(np.square(self.l2))
 
     @property
+    def lowest_late_accuracy(self) -> float:
+        """The lowest test accuracy in the second half of the run: what being thrown about costs."""
+        accuracy = self.history.test_accuracy
+        return min(accuracy[len(accuracy) // 2 :])
+
+    @property
     def cumulative_parameters(self) -> np.ndarray:
         """The same sum for parameters, ``(S,)``."""
         return np.cumsum(np.square(self.ell2))

@@ -124,16 +124,16 @@ def overshoot(
 def grid(lams: Sequence[float], runs: Mapping[float, Sequence[Run]]) -> go.Figure:
     """Every λ that was run: path length and accuracy, one dot a seed."""
     figure = panels(
-        ["Squared path", "Test accuracy at the end"],
+        ["Squared path", "Lowest test accuracy, second half"],
         title="The whole grid of λ, not one chosen value",
         alt="Dots over the grid of λ. The squared path falls with λ up to about two, then rises "
-        "again. Test accuracy stays level, then collapses where λ is too large.",
+        "again. The lowest accuracy late in a run stays level, then collapses where λ is too large.",
         height=340,
     )
     names = [f"{lam:g}" for lam in lams]
     for col, value in (
         (1, lambda r: r.cumulative[-1]),
-        (2, lambda r: r.history.test_accuracy[-1]),
+        (2, lambda r: r.lowest_late_accuracy),
     ):
         x = [n for n, lam in zip(names, lams, strict=True) for _ in runs[lam]]
         y = [value(r) for lam in lams for r in runs[lam]]
