@@ -127,7 +127,7 @@ def grid(lams: Sequence[float], runs: Mapping[float, Sequence[Run]]) -> go.Figur
         ["Squared path", "Lowest test accuracy, second half"],
         title="The whole grid of λ, not one chosen value",
         alt="Dots over the grid of λ. The squared path falls with λ up to about two, then rises "
-        "again. The lowest accuracy late in a run stays level, then collapses where λ is too large.",
+        "again. The lowest accuracy late in a run is level, then collapses where λ is too large.",
         height=340,
     )
     names = [f"{lam:g}" for lam in lams]
