@@ -1,14 +1,19 @@
 """The house: imports run one way, the wheel is whole, nothing asks a host for anything."""
 
 import ast
+import graphlib
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 import hilbertlib
 
@@ -39,11 +44,20 @@ def floor(module: str) -> int:
     return found[0]
 
 
+def statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node, but for what only a type checker reads."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from statements(node)
+
+
 def imports(path: Path) -> set[str]:
     """The first names below hilbertlib that a file imports."""
     depth = len(path.relative_to(ROOT / "hilbertlib").parts)
     out = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             module = node.module or ""
             if node.level == depth:
@@ -65,6 +79,18 @@ def test_imports_run_one_way(path):
     assert all(floor(other) <= floor(own) for other in imports(path)), imports(path)
 
 
+def test_no_module_needs_itself():
+    """Modules on one floor may import from each other, but not in a circle."""
+    graph: dict[str, set[str]] = {}
+    for path in (ROOT / "hilbertlib").rglob("*.py"):
+        own = path.relative_to(ROOT / "hilbertlib").parts[0].removesuffix(".py")
+        graph.setdefault(own, set()).update(imports(path) - {own})
+    try:
+        list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(f"imports run in a circle: {' <- '.join(error.args[1])}")
+
+
 def test_the_science_needs_no_figures_and_no_widgets():
     block = "import sys; sys.modules.update(dict.fromkeys(" + repr(
         ["plotly", "ipywidgets", "anywidget", "traitlets", "IPython"]
@@ -77,19 +103,15 @@ def test_the_science_needs_no_figures_and_no_widgets():
 
 
 def test_the_wheel_is_whole(tmp_path):
+    # From a copy: setuptools leaves build/ behind, and takes from it what is no longer there.
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "hilbertlib", source / "hilbertlib")
+    options = ("wheel", "-q", "--no-deps", "--no-build-isolation")
     subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "-q",
-            "--no-deps",
-            "--no-build-isolation",
-            "-w",
-            str(tmp_path),
-            str(ROOT),
-        ],
+        [sys.executable, "-m", "pip", *options, "-w", str(tmp_path), str(source)],
         check=True,
     )
     (wheel,) = tmp_path.glob("hilbertlib_book-*.whl")
@@ -100,7 +122,10 @@ def test_the_wheel_is_whole(tmp_path):
         if p.suffix in (".py", ".js", ".css") or p.name == "py.typed"
     }
     assert expected <= inside
-    assert not any(name.startswith(("tests/", "book/", "bench/")) for name in inside)
+    assert {name.split("/")[0] for name in inside} == {
+        "hilbertlib",
+        f"hilbertlib_book-{hilbertlib.__version__}.dist-info",
+    }
 
 
 def test_one_version_everywhere():
@@ -133,3 +158,45 @@ def test_plotlys_two_halves_are_of_one_version():
 
     lock = (ROOT / "package.json").read_text()
     assert f'"plotly.js-cartesian-dist-min": "{get_plotlyjs_version()}"' in lock
+
+
+def test_the_readmes_code_runs():
+    """Both examples, one after the other, on a small network."""
+    generator = torch.Generator().manual_seed(0)
+    x_eval = torch.rand(30, 4, generator=generator)
+    model, other = (torch.nn.Linear(4, 3) for _ in range(2))
+    before = [p.detach().clone() for p in model.parameters()]
+    given = {
+        "torch": torch,
+        "F": torch.nn.functional,
+        "model": model,
+        "x_eval": x_eval,
+        "batches": [(x_eval[:10], torch.arange(10) % 3)] * 2,
+        "validation": iter([x_eval[10:], x_eval[20:]]),
+        "f_outputs": model(x_eval).detach(),
+        "g_outputs": other(x_eval).detach(),
+    }
+    train, measure = re.findall(r"(?s)```python\n(.*?)```", (ROOT / "README.md").read_text())
+    exec(train, given)
+    assert not torch.equal(before[0], model.weight)
+    # What happens between the second example's lines is the training loop's.
+    *start, last = measure.strip().splitlines()
+    exec("\n".join(start), given)
+    assert given["estimate"].n == 30
+    for step in range(3):
+        with torch.no_grad():
+            model.bias.add_(0.1)
+        given["recorder"].record(step, epoch=step)
+    exec(last, given)
+    assert given["points"].shape == (3, 2)
+
+
+def test_the_workflow_runs_the_test_command_and_pins_what_it_uses():
+    (workflow,) = (ROOT / ".github" / "workflows").glob("*.yml")
+    steps = yaml.safe_load(workflow.read_text())["jobs"]["test"]["steps"]
+    assert "make test" in [step.get("run") for step in steps]
+    for step in steps:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step.get("uses", "a/b@" + "0" * 40))
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    assert script.read_text().splitlines()[-1] == "make test"
