@@ -1,5 +1,7 @@
 """Every figure says what it shows, keeps its traces as a slider moves, wears the house style."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 import pytest
@@ -18,12 +20,32 @@ def check(figure: go.Figure) -> None:
     layout = figure.to_dict()["layout"]
     assert layout["title"]["text"]
     assert len(layout["meta"]["alt"]) > 40
-    axes = [a for name, a in layout.items() if name[:5] in ("xaxis", "yaxis")]
+    axes = {name: a for name, a in layout.items() if name[:5] in ("xaxis", "yaxis")}
     assert axes
-    named = [a for a in axes if a.get("title", {}).get("text")]
-    blank = [a for a in axes if a.get("showticklabels") is False]
-    assert len(named) + len(blank) >= len(axes) / 2
-    assert all("$" not in str(a.get("title")) for a in axes)  # LaTeX would vanish in a page
+    for name, a in axes.items():
+        said = a.get("title", {}).get("text") or a.get("showticklabels") is False
+        beside = name[0] == "y" and name != "yaxis"  # the axis on its left says it
+        words = name == "yaxis" and isinstance(figure.data[0].y[0], str)
+        assert said or beside or words, f"{name} of {layout['title']['text']} has no label"
+        assert "$" not in str(a.get("title"))  # LaTeX would vanish in a page
+
+
+def check_moves(drawn: Sequence[tuple[go.Figure, str]]) -> None:
+    """What a slider owes: the same traces at every value, of the same kind, each read otherwise."""
+    for figure, text in drawn:
+        check(figure)
+        assert text.endswith(".")
+    kinds = [[(trace.type, trace.name) for trace in f.data] for f, _ in drawn]
+    assert all(kind == kinds[0] for kind in kinds)
+    assert len({text for _, text in drawn}) == len(drawn)
+
+
+def check_colours(figure: go.Figure) -> None:
+    """A trace that is named after a method has that method's colour."""
+    found = [t for t in figure.data if t.name in style.COLOUR]
+    assert found
+    for trace in found:
+        assert trace.line.color == style.COLOUR[trace.name]
 
 
 def record_of(name: str, **tables: dict) -> Record:
@@ -41,10 +63,8 @@ def test_chapter_1():
     t = np.linspace(0, 1, 3)
     walk = same_runs.Walk(t, np.array([0, 0.8, 0]), 9 * t, np.zeros(3), np.ones(3), np.eye(3, 10))
     frames = [same_function.walk(walk, at, [str(i) for i in range(10)]) for at in t]
-    for figure, text in frames:
-        check(figure)
-        assert "of the test images right" in text
-    assert len({len(f.data) for f, _ in frames}) == 1
+    check_moves(frames)
+    assert all("of the test images right" in text for _, text in frames)
     assert frames[1][0].data[2].x[0] == 0.5
     assert "function 0.80" in frames[1][1]
 
@@ -66,16 +86,17 @@ def test_chapter_1():
     check(humps)
     np.testing.assert_allclose(humps.data[1].y, [0, 0.6])  # the mean over seeds
     fan = {n: np.array([0.1, 0.2]) for n in ("along the gradient", "at random", "rescaling units")}
-    figure, text = same_function.fan(fan, [1.0, 2.0], at=2.0)
-    check(figure)
+    check_moves([same_function.fan(fan, [1.0, 2.0], at=at) for at in (1.0, 2.0)])
+    _, text = same_function.fan(fan, [1.0, 2.0], at=2.0)
     assert text.startswith("A step of length 2 moves the function by 0.2")
 
 
 def test_chapter_2():
     pair = estimator_runs.Pair("made", 1.0, torch.eye(4), torch.eye(4).roll(1, 0))
     truth = estimator_runs.estimate(pair)
-    figure, text = estimator.estimates(np.full(10, truth.distance), truth, 4, "made")
-    check(figure)
+    near, far = np.full(10, truth.distance), np.full(10, 9 * truth.distance)
+    check_moves([estimator.estimates(found, truth, 4, "made") for found in (near, far)])
+    figure, text = estimator.estimates(near, truth, 4, "made")
     assert "100% of the samples lie within ±5%" in text
     assert sum(figure.data[0].y) == pytest.approx(1)
 
@@ -94,9 +115,9 @@ def test_chapter_2():
     )
     for relative, expected in ((0.05, 400), (0.1, 100)):
         figure, text = estimator.needed(record, relative)
-        check(figure)
         assert f"{expected} between updates" in text
         np.testing.assert_allclose(figure.data[1].y, [expected] * 2)
+    check_moves([estimator.needed(record, relative) for relative in (0.05, 0.1)])
     check(estimator.spread(record))
     check(estimator.concentration([0.1, 1], {"a": [0.5, 1], "b": [0.9, 1]}))
     check(estimator.coverage([10, 100], {"a": [0.9, 0.95], "b": [0.3, 0.8]}))
@@ -106,19 +127,26 @@ def test_chapter_6():
     digits = load("digits").subset(400, seed=0)
     settings = {"SGD": leash_runs.Setting(lam=0.0, epochs=3), "HCGD": leash_runs.Setting(epochs=3)}
     runs = leash_runs.run_all(digits, settings, [0, 1], jobs=1)
+    swapped = {"SGD": runs["HCGD"], "HCGD": runs["SGD"]}
     maps, stress = leash_runs.map_of_runs([runs["SGD"][0], runs["HCGD"][0]])
     frame = np.concatenate(maps)
-    figure, text = leash.paths(runs["SGD"][0], runs["HCGD"][0], tuple(maps), frame, stress)
-    check(figure)
+    moved = [
+        leash.paths(runs["SGD"][0], runs[name][0], (maps[0], maps[i]), frame, stress)
+        for i, name in enumerate(("SGD", "HCGD"))
+    ]
+    check_moves(moved)
+    figure, text = moved[1]
+    check_colours(figure)
     ratio = runs["HCGD"][0].cumulative[-1] / runs["SGD"][0].cumulative[-1]
     assert f"{ratio:.0%} of SGD's squared path" in text
-    assert figure.data[0].line.color == style.COLOUR["SGD"]
-    assert figure.data[1].line.color == style.COLOUR["HCGD"]
-    figure, _ = leash.cumulative(runs, "How far")
-    check(figure)
+    first, second = (f.layout for f, _ in moved)
+    assert first.xaxis.range == second.xaxis.range  # the map stands still
+    assert first.yaxis.range == second.yaxis.range
+    check_moves([leash.cumulative(runs, "How far"), leash.cumulative(swapped, "How far")])
+    check_colours(leash.cumulative(runs, "How far")[0])
     ratios = {n: np.array([[2.0, 4.0], [0.5, 0.5]]) for n in ("rms", "squared")}
-    figure, text = leash.overshoot([0.01, 0.1], ratios, 0.01)
-    check(figure)
+    check_moves([leash.overshoot([0.01, 0.1], ratios, size) for size in (0.01, 0.1)])
+    _, text = leash.overshoot([0.01, 0.1], ratios, 0.01)
     assert "3 times as long" in text
     check(leash.grid([0.0, 0.5], {0.0: runs["SGD"], 0.5: runs["HCGD"]}))
     record = leash_runs.record(digits, runs, {"rms": np.ones(2)})
@@ -153,3 +181,18 @@ def test_the_cover_is_a_picture_with_words_for_those_who_cannot_see_it():
     assert fitted.min() >= 0
     assert fitted.max() <= cover.SIDE
     assert fitted[-1, 0] > fitted[0, 0]  # time runs to the right
+
+
+def test_the_colours_of_the_methods():
+    assert {name: style.COLOUR[name] for name in list(style.COLOUR)[:5]} == {
+        "SGD": "#3b8bd4",
+        "HCGD": "#d9620f",
+        "Adam": "#8a63c9",
+        "Adam+HC": "#c2568f",
+        "natural gradient": "#1b9e77",
+    }
+    assert style.COLOUR["neutral"] == "#7d8590"
+    path = np.array([[0.0, 0], [1, 1]])
+    for order in (["Adam", "HCGD", "SGD"], ["SGD", "Adam", "HCGD"]):  # not by position
+        figure = style.path_map(dict.fromkeys(order, path), title="t", alt="a" * 50)
+        check_colours(figure)
