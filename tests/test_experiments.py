@@ -146,6 +146,7 @@ def test_a_run_by_its_numbers(digits):
     np.testing.assert_allclose(run.cumulative, np.cumsum(run.l2**2))
     np.testing.assert_allclose(run.cumulative_parameters[-1], (run.ell2**2).sum())
     assert run.outputs.shape == (3, len(digits.x_test), 10)
+    assert run.lowest_late_accuracy == min(run.history.test_accuracy[1:])
 
 
 def test_all_arms_of_a_seed_begin_alike_and_repeat_exactly(digits):
