@@ -18,6 +18,5 @@ def met(value: float, target: str) -> str:
 def print_table(rows: Iterable[Row]) -> None:
     """One line a measurement: what, how much, in what unit, the target and whether it is met."""
     for name, value, unit, target in rows:
-        print(
-            f"  {name:<52} {value:>10.4g} {unit:<18} {target:<22} {met(value, target)}", flush=True
-        )
+        line = f"  {name:<52} {value:>10.4g} {unit:<18} {target:<22} {met(value, target)}"
+        print(line.rstrip(), flush=True)

@@ -1,30 +1,45 @@
-"""Everything at once: ``make bench``. A section that cannot run says why and the others go on."""
+"""Everything at once: ``make bench``, or some sections of it: ``python -m bench weight paint``."""
 
 import importlib
+import os
 import platform
-import traceback
+import sys
 
 import torch
 
 from bench import print_table
 
+# Name, title, and the function that returns the rows.
 SECTIONS = {
-    "hcgd": "A constrained step over a plain one",
-    "curvature": "Fisher products",
-    "pages": "The book: chapters, pages, first paint",
-    "lab": "The laboratory",
+    "hcgd": ("A constrained step over a plain one", "bench.hcgd:rows"),
+    "curvature": ("Fisher products", "bench.curvature:rows"),
+    "chapters": ("Seconds to execute the chapters, when they last ran", "bench.pages:chapters"),
+    "weight": ("What a page loads", "bench.pages:weights"),
+    "paint": ("First contentful paint", "bench.pages:first_paint"),
+    "lab": ("The laboratory", "bench.lab:rows"),
 }
 
-if __name__ == "__main__":
-    print(f"{platform.platform()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for name, title in SECTIONS.items():
-        print(f"\n{title}")
-        try:
-            module = importlib.import_module(f"bench.{name}")
-        except ModuleNotFoundError as error:
-            print(f"  not measured: {error}")
+
+def main(chosen: list[str]) -> None:
+    """Print each section. One that cannot run says why, and the others go on."""
+    if unknown := set(chosen) - set(SECTIONS):
+        sys.exit(
+            f"unknown section {', '.join(sorted(unknown))}: choose among {', '.join(SECTIONS)}"
+        )
+    print(
+        f"{platform.platform()}, {os.cpu_count()} cores, torch {torch.__version__} on "
+        f"{torch.get_num_threads()} threads"
+    )
+    for name, (title, place) in SECTIONS.items():
+        if chosen and name not in chosen:
             continue
+        print(f"\n{title}", flush=True)
+        module, function = place.split(":")
         try:
-            print_table(module.rows())
-        except Exception:
-            traceback.print_exc()
+            print_table(getattr(importlib.import_module(module), function)())
+        except Exception as error:
+            print(f"  not measured: {type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
