@@ -3,6 +3,18 @@
 Four ways to remember, behind one small protocol (:class:`Method`), for :func:`train_tasks` or a
 loop of one's own. Definitions differ between sources by factors of two and by which Fisher
 information is meant, so a λ compares only within one definition; each is written out below.
+
+>>> from hilbertlib.data import load, permute_pixels
+>>> from hilbertlib.models import mlp, seeded
+>>> digits = load("digits")
+>>> tasks = [digits, permute_pixels(digits, seed=1)]
+>>> model = seeded(lambda: mlp((64, 50, 10)), seed=0)
+>>> method = L2Memory(capacity=200)
+>>> history = train_tasks(
+...     model, tasks, method, lambda: torch.optim.Adam(model.parameters()), epochs=2
+... )
+>>> history.accuracy.shape, len(method.memory)
+(torch.Size([2, 2]), 200)
 """
 
 from collections.abc import Callable
@@ -21,6 +33,7 @@ from .fisher import fisher_diagonal
 from .models import evaluating, logits
 from .task_sequence import LossFunction
 from .task_sequence import Method as Method  # their place in the public interface
+from .task_sequence import TaskHistory as TaskHistory
 from .task_sequence import train_tasks as train_tasks
 from .working_memory import Storage as Storage
 from .working_memory import WorkingMemory as WorkingMemory
@@ -107,8 +120,10 @@ class L2Memory(_Remembering):
         self.lam, self.norm = lam, norm
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        if len(self.memory) == 0:
-            return None
+        if self.lam == 0 or len(self.memory) == 0:
+            return (
+                None  # not 0: weight decay moves a parameter whose gradient is 0, not one without
+            )
         x, _, remembered = self.drawn()
         with evaluating(model), torch.enable_grad():
             now = self._function(model(x))
@@ -169,17 +184,24 @@ class _Anchored(Method):
         self.anchor: Tensor | None = None
         self.constant = 0.0
 
+    def begin_task(self, model: nn.Module, task: int, tasks: int) -> None:
+        super().begin_task(model, task, tasks)
+        self._theta(model)
+
     def penalty(self, model: nn.Module) -> Tensor | None:
-        if self.importance is None or self.anchor is None:
+        if self.scale == 0 or self.importance is None or self.anchor is None:
             return None
+        square = (self.importance * (self._theta(model) - self.anchor).square()).sum()
+        return self.scale * (square + self.constant)
+
+    def _theta(self, model: nn.Module) -> Tensor:
         theta = _flat(model)
-        if len(theta) != len(self.anchor):
+        if self.anchor is not None and len(theta) != len(self.anchor):
             raise ValueError(
                 f"expected the model that was remembered, with {len(self.anchor)} trainable "
                 f"parameters, got one with {len(theta)}"
             )
-        square = (self.importance * (theta - self.anchor).square()).sum()
-        return self.scale * (square + self.constant)
+        return theta
 
     @property
     def nbytes(self) -> int:
@@ -226,16 +248,12 @@ class EWC(_Anchored):
         self._random = np.random.RandomState(seed)
 
     def end_task(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
-        if self.examples is not None:
-            index = torch.from_numpy(self._random.permutation(len(x))[: self.examples])
-            x, y = x[index.to(x.device)], y[index.to(y.device)]
-        generator = torch.Generator(x.device).manual_seed(int(self._random.randint(2**31)))
-        importance = fisher_diagonal(
-            model, x,
-            kind=self.fisher, targets=y if self.fisher == "empirical" else None,
-            generator=generator,
-        )  # fmt: skip
-        theta = _flat(model).detach()
+        theta, state = self._theta(model).detach(), self._random.get_state()
+        try:
+            importance = self._diagonal(model, x, y)
+        except BaseException:
+            self._random.set_state(state)
+            raise
         if self.tasks == "last" or self.importance is None or self.anchor is None:
             self.importance, self.anchor = importance, theta
         else:
@@ -248,13 +266,25 @@ class EWC(_Anchored):
             self.importance, self.anchor = total, self.anchor + weight * gap
         super().end_task(model, x, y)
 
+    def _diagonal(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        if self.examples is not None:
+            index = torch.from_numpy(self._random.permutation(len(x))[: self.examples])
+            x, y = x[index.to(x.device)], y[index.to(y.device)]
+        generator = torch.Generator(x.device).manual_seed(int(self._random.randint(2**31)))
+        return fisher_diagonal(
+            model, x,
+            kind=self.fisher, targets=y if self.fisher == "empirical" else None,
+            generator=generator,
+        )  # fmt: skip
+
 
 class SynapticIntelligence(_Anchored):
     """Synaptic intelligence: ``c · Σ_i Ω_i (θ_i − θ_i,A)²``, with Ω from the path of learning.
 
     Along each task a parameter's share in lowering the loss is added up, ``ω_i = −Σ g_i Δθ_i``,
     with g the gradient of the task's own loss (without the penalty) and Δθ the step made. At its
-    end ``Ω_i += max(0, ω_i) / (Δ_i² + ξ)``, Δ the parameter's change over the task.
+    end ``Ω_i += max(0, ω_i) / (Δ_i² + ξ)``, Δ the parameter's change over the task. While a task
+    is learned ω and the task's first parameters are kept too, which :attr:`nbytes` leaves out.
 
     Args:
         c: Strength, at least 0.
@@ -292,7 +322,7 @@ class SynapticIntelligence(_Anchored):
     def end_task(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
         if not self._path:
             raise ValueError("call begin_task before a task's first step")
-        theta, path = _flat(model).detach(), torch.cat([w.reshape(-1) for w in self._path])
+        theta, path = self._theta(model).detach(), torch.cat([w.reshape(-1) for w in self._path])
         gained = path.clamp(min=0) / ((theta - self._start).square() + self.xi)
         self.importance = gained if self.importance is None else self.importance + gained
         self.anchor, self._path = theta, []

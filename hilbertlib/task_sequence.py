@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,44 @@ from torch.optim import Optimizer
 
 from ._checks import at_least_one
 from .data import Dataset
-from .models import device_of, logits
+from .models import device_of
+from .training import _seeded_global_state, accuracy, takes_outputs
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TaskHistory:
+    """What learning T tasks, each for E epochs, measured.
+
+    Attributes:
+        accuracy: Test accuracies between 0 and 1, shape ``(T, T)``, float64: row i after task i,
+            column j on task j.
+        loss: Mean training loss of each epoch, shape ``(T, E)``, float64; of the task alone, as
+            the batches were met, before each step.
+        penalty: What the method added to it, likewise; 0 where there was none.
+    """
+
+    accuracy: Tensor
+    loss: Tensor
+    penalty: Tensor
+
+    @property
+    def average(self) -> float:
+        """Mean accuracy on all tasks at the end."""
+        return float(self.accuracy[-1].mean())
+
+    @property
+    def forgetting(self) -> float:
+        """Mean loss of accuracy on a task since it was learned, over all but the last; 0 for one.
+
+        >>> accuracy = torch.tensor([[0.9, 0.1], [0.6, 0.8]])
+        >>> history = TaskHistory(accuracy, torch.zeros(2, 1), torch.zeros(2, 1))
+        >>> round(history.forgetting, 2), round(history.average, 2)
+        (0.3, 0.7)
+        """
+        lost = self.accuracy.diagonal() - self.accuracy[-1]
+        return float(lost[:-1].mean()) if len(lost) > 1 else 0.0
 
 
 class Method:
@@ -38,6 +74,8 @@ class Method:
                 f"expected task {self.finished} next, got {task}: a method remembers the tasks of "
                 "one run; make a new one for another"
             )
+        if task >= tasks:
+            raise ValueError(f"expected more than {task} tasks in all, got {tasks}")
 
     def before_step(self, model: nn.Module) -> None:
         """``.grad`` is the gradient of the present task's loss alone."""
@@ -62,59 +100,63 @@ class Method:
 def train_tasks(
     model: nn.Module,
     tasks: Sequence[Dataset],
+    method: Method | None,
     make_optimizer: Callable[[], Optimizer],
-    method: Method | None = None,
     *,
     epochs: int = 10,
     batch_size: int = 128,
     seed: int = 0,
     loss_function: LossFunction = F.cross_entropy,
     on_epoch: Callable[[int, int], object] | None = None,
-) -> Tensor:
+) -> TaskHistory:
     """Train ``model`` in place on one task after another.
+
+    The first task is learned as :func:`hilbertlib.training.train` learns it with the same seed,
+    bit for bit and whatever the method, since nothing is remembered yet.
 
     Args:
         tasks: Data sets of one shape, such as digits with their pixels permuted.
+        method: What is done against forgetting; None for nothing.
         make_optimizer: Called at the start of each task: ``lambda: Adam(model.parameters())``
             begins each with a fresh state, ``lambda: adam`` keeps one throughout.
-        method: What is done against forgetting; default nothing.
-        epochs: Passes over each task.
+        epochs: Passes over each task; the paper's 10.
+        batch_size: Examples of the task in each step.
         seed: Decides the batches (the same for every method) and dropout.
+        loss_function: Of logits ``(B, C)`` and labels ``(B,)``.
         on_epoch: Called with the task and the number of its finished epochs, after each.
 
-    Returns:
-        Test accuracies between 0 and 1, shape ``(T, T)``, float64: row i after task i, column j
-        on task j.
-
     Raises:
-        ValueError: If there is no task, their shapes differ, a number is out of range, or the
-            method has no room for so many tasks; nothing has been trained then.
-        FloatingPointError: If the loss becomes infinite or NaN.
+        TypeError: If ``method`` is no :class:`Method` or ``make_optimizer`` cannot be called.
+        ValueError: If there is no task, their shapes differ, a number is out of range, the method
+            has no room for so many tasks, or the optimizer does not fit; nothing has been trained.
+        FloatingPointError: If the loss or the penalty becomes infinite or NaN.
     """
-    _check_tasks(tasks, epochs, batch_size)
     method = Method() if method is None else method
+    _check_run(tasks, method, make_optimizer, epochs, batch_size)
     device = device_of(model)
     data = [task.to(device) for task in tasks]
     order = torch.Generator().manual_seed(seed)
     accuracies = torch.zeros(len(data), len(data), dtype=torch.float64)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)  # dropout
+    losses = torch.zeros(2, len(data), epochs, dtype=torch.float64)
+    with _seeded_global_state(seed, device):  # dropout
         for t, task in enumerate(data):
             method.begin_task(model, t, len(data))
             optimizer = make_optimizer()
-            for epoch in range(1, epochs + 1):
+            _check_optimizer(optimizer, model)
+            for epoch in range(epochs):
                 model.train()
                 shuffled = torch.randperm(len(task.y_train), generator=order).to(device)
                 for index in shuffled.split(batch_size):
                     x, y = task.x_train[index], task.y_train[index]
-                    _step(model, x, y, optimizer, method, loss_function)
+                    values = _step(model, x, y, optimizer, method, loss_function)
+                    share = len(index) / len(shuffled)
+                    losses[:, t, epoch] += share * torch.tensor(values, dtype=torch.float64)
                 if on_epoch is not None:
-                    on_epoch(t, epoch)
+                    on_epoch(t, epoch + 1)
             method.end_task(model, task.x_train, task.y_train)
             for j, other in enumerate(data):
-                right = logits(model, other.x_test).argmax(dim=1) == other.y_test
-                accuracies[t, j] = right.double().mean()
-    return accuracies
+                accuracies[t, j] = accuracy(model, other.x_test, other.y_test)
+    return TaskHistory(accuracies, *losses)
 
 
 def _step(
@@ -124,23 +166,38 @@ def _step(
     optimizer: Optimizer,
     method: Method,
     loss_function: LossFunction,
-) -> None:
+) -> tuple[float, float]:
+    """One step; the loss and the penalty before it."""
     loss = loss_function(model(x), y)
     if not math.isfinite(value := loss.item()):
-        raise FloatingPointError(
-            f"the loss became {value}; try a smaller learning rate, or a weaker penalty"
-        )
+        raise FloatingPointError(f"the loss became {value}; try a smaller learning rate")
     optimizer.zero_grad()
     loss.backward()
     method.before_step(model)
-    penalty = method.penalty(model)
+    penalty, added = method.penalty(model), 0.0
     if penalty is not None:
+        if not math.isfinite(added := penalty.item()):
+            raise FloatingPointError(
+                f"the penalty became {added}; try a weaker one, or a smaller learning rate"
+            )
         penalty.backward()  # adds to .grad
     optimizer.step()
     method.after_step(model, optimizer)
+    return value, added
 
 
-def _check_tasks(tasks: Sequence[Dataset], epochs: int, batch_size: int) -> None:
+def _check_run(
+    tasks: Sequence[Dataset], method: object, make_optimizer: object, epochs: int, batch_size: int
+) -> None:
+    if not isinstance(method, Method):
+        raise TypeError(
+            f"expected a method such as L2Memory(), or None, as the third argument, got {method!r}"
+        )
+    if isinstance(make_optimizer, Optimizer) or not callable(make_optimizer):
+        raise TypeError(
+            "expected a function that makes an optimizer, such as "
+            f"lambda: Adam(model.parameters()), got {type(make_optimizer).__name__}"
+        )
     if len(tasks) == 0:
         raise ValueError("expected at least one task, got none")
     if len({(task.shape, len(task.classes)) for task in tasks}) != 1:
@@ -149,3 +206,14 @@ def _check_tasks(tasks: Sequence[Dataset], epochs: int, batch_size: int) -> None
             f"{[(task.shape, len(task.classes)) for task in tasks]}"
         )
     at_least_one(epochs=epochs, batch_size=batch_size)
+
+
+def _check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
+    own = {id(p) for p in model.parameters()}
+    if not own.intersection(id(p) for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("expected an optimizer over the model's parameters, got one over others")
+    if takes_outputs(optimizer):
+        raise ValueError(
+            f"expected an optimizer whose step takes no outputs, got {type(optimizer).__name__}: "
+            "hilbertlib.training.train has a loop for it"
+        )

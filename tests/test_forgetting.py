@@ -136,6 +136,24 @@ def test_a_penalty_is_zero_where_it_was_anchored_and_grows_away_from_it(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_there_is_a_task_after_the_number_of_tasks(name):
+    method, model = METHODS[name](), net()
+    learn(method, model, 0)
+    with pytest.raises(ValueError, match="expected more than 1 tasks in all, got 1"):
+        method.begin_task(model, 1, 1)
+    method.begin_task(model, 1, 2)
+
+
+@pytest.mark.parametrize("method", [L2Memory(8, lam=0.0), EWC(lam=0.0), SynapticIntelligence(c=0)])
+def test_a_strength_of_zero_adds_nothing(method):
+    model = net()
+    learn(method, model, 0)
+    move(model, 3)
+    assert method.penalty(model) is None
+    assert method.nbytes > 0
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_a_model_without_trainable_parameters(name):
     method, model = METHODS[name](), net().requires_grad_(False)
     if name in ("ewc", "si"):
@@ -396,11 +414,37 @@ def test_ewc_draws_examples_and_labels_by_its_seed():
     assert not torch.allclose(sampled, learned(fisher="true"))
 
 
-def test_another_model_is_refused():
-    method = EWC()
-    learn(method, net(), 0)
-    with pytest.raises(ValueError, match="with 43 trainable parameters, got one with 15"):
-        method.penalty(nn.Linear(4, 3).double())
+@pytest.mark.parametrize("build", [EWC, SynapticIntelligence])
+def test_another_model_is_refused(build):
+    method, model, other = build(), net(), nn.Linear(4, 3).double()
+    learn(method, model, 0)
+    for call in (
+        lambda: method.penalty(other),
+        lambda: method.begin_task(other, 1, 2),
+        lambda: method.end_task(other, *task(1)),
+    ):
+        if build is SynapticIntelligence:  # as if it had been frozen within the task
+            method.begin_task(model, 1, 2)
+        with pytest.raises(
+            ValueError,
+            match="the model that was remembered, with 43 trainable parameters, got one with 15",
+        ):
+            call()
+    assert method.finished == 1
+    assert len(method.anchor) == len(method.importance) == 43
+
+
+def test_a_refused_fisher_changes_nothing():
+    method, twin = (EWC(fisher="sampled", examples=5) for _ in range(2))
+    model = net()
+    for each in (method, twin):
+        each.begin_task(model, 0, 2)
+    with pytest.raises(ValueError, match="not finite"):
+        method.end_task(model, torch.full((12, 4), math.nan, dtype=torch.float64), task(0)[1])
+    assert (method.finished, method.importance, method.nbytes) == (0, None, 0)
+    for each in (method, twin):
+        each.end_task(model, *task(0))
+    assert torch.equal(method.importance, twin.importance)  # the random stream is where it was
 
 
 # --- synaptic intelligence -------------------------------------------------------------------

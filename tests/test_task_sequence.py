@@ -10,8 +10,10 @@ from torch import nn
 
 from hilbertlib.data import Dataset, load, permute_pixels
 from hilbertlib.forgetting import EWC, L2Memory, Replay, SynapticIntelligence, WorkingMemory
+from hilbertlib.hcgd import HCGD
 from hilbertlib.models import mlp, seeded
-from hilbertlib.task_sequence import Method, train_tasks
+from hilbertlib.task_sequence import Method, TaskHistory, train_tasks
+from hilbertlib.training import train
 
 
 def tiny(seed: int, n: int = 10, size: int = 2) -> Dataset:
@@ -65,7 +67,7 @@ class Recorded(Method):
 def test_the_protocol():
     model, method, epochs = net(), Recorded(), []
     train_tasks(
-        model, TASKS[:2], lambda: torch.optim.SGD(model.parameters(), lr=0.1), method,
+        model, TASKS[:2], method, lambda: torch.optim.SGD(model.parameters(), lr=0.1),
         epochs=2, batch_size=4, on_epoch=lambda task, epoch: epochs.append((task, epoch)),
     )  # fmt: skip
     steps = ["before", "penalty", ("after", "SGD")] * 6  # batches of 4, 4 and 2, twice
@@ -78,17 +80,25 @@ def test_the_protocol():
     assert method.finished == 2
 
 
-def slow_train(model, tasks, optimizer, epochs, batch_size, seed):
+def slow_train(model, tasks, optimizer, epochs, batch_size, seed, after_step=lambda *_: None):
+    """Accuracies and epochs' losses of training on one task after another, plainly written."""
     order = torch.Generator().manual_seed(seed)
-    table = []
-    for task in tasks:
+    table, losses = [], []
+    for number, task in enumerate(tasks):
+        losses.append([])
+        step = 0
         for _ in range(epochs):
-            shuffled = torch.randperm(len(task.y_train), generator=order).tolist()
+            shuffled, total = torch.randperm(len(task.y_train), generator=order).tolist(), 0.0
             while shuffled:
                 batch, shuffled = shuffled[:batch_size], shuffled[batch_size:]
                 optimizer.zero_grad()
-                F.cross_entropy(model(task.x_train[batch]), task.y_train[batch]).backward()
+                loss = F.cross_entropy(model(task.x_train[batch]), task.y_train[batch])
+                loss.backward()
                 optimizer.step()
+                total += float(loss.detach()) * len(batch)
+                step += 1
+                after_step(number, step)
+            losses[-1].append(total / len(task.y_train))
         row = []
         for other in tasks:
             with torch.no_grad():
@@ -96,36 +106,147 @@ def slow_train(model, tasks, optimizer, epochs, batch_size, seed):
             right = sum(int(a.argmax()) == int(b) for a, b in zip(z, other.y_test, strict=True))
             row.append(right / len(other.y_test))
         table.append(row)
-    return table
+    return table, losses
 
 
 def test_the_loop_equals_its_twin():
     model, twin = net(), net()
     adam = torch.optim.Adam(model.parameters(), lr=0.05)
-    found = train_tasks(model, TASKS, lambda: adam, epochs=3, batch_size=4, seed=7)
-    expected = slow_train(
+    found = train_tasks(model, TASKS, None, lambda: adam, epochs=3, batch_size=4, seed=7)
+    accuracy, losses = slow_train(
         twin, TASKS, torch.optim.Adam(twin.parameters(), lr=0.05), 3, batch_size=4, seed=7
     )
-    assert found.tolist() == expected
-    assert found.dtype == torch.float64
+    assert found.accuracy.tolist() == accuracy
+    assert found.accuracy.dtype == found.loss.dtype == torch.float64
+    torch.testing.assert_close(found.loss, torch.tensor(losses, dtype=torch.float64))
+    assert torch.equal(found.penalty, torch.zeros(3, 3, dtype=torch.float64))
     assert torch.equal(flat(model), flat(twin))
     other = net()
-    train_tasks(other, TASKS, lambda: torch.optim.Adam(other.parameters(), lr=0.05),
+    train_tasks(other, TASKS, None, lambda: torch.optim.Adam(other.parameters(), lr=0.05),
                 epochs=3, batch_size=4, seed=7)  # fmt: skip
     assert not torch.equal(flat(other), flat(model))  # a fresh state for each task
 
 
-def test_every_method_sees_the_same_batches():
-    """Methods too weak to matter end where none does."""
-    ends = []
-    weak = [None, L2Memory(9, lam=0.0), EWC(lam=0.0), SynapticIntelligence(c=0.0),
-            Replay(9, every=1000)]  # fmt: skip
-    for method in weak:
+def test_ten_epochs_of_batches_of_128_from_seed_0_by_default():
+    many, ends, tables = [tiny(0, n=150)], [], []
+    for options in ({}, {"epochs": 10, "batch_size": 128, "seed": 0}):
         model = net()
         sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-        train_tasks(model, TASKS, lambda o=sgd: o, method, epochs=2, batch_size=4)
+        tables.append(train_tasks(model, many, None, lambda o=sgd: o, **options))
         ends.append(flat(model))
-    assert all(torch.equal(end, ends[0]) for end in ends)
+    assert torch.equal(*ends)
+    assert tables[0].loss.shape == (1, 10)
+
+
+def test_the_penalty_is_reported_as_a_mean_over_examples():
+    model, seen = net(), []
+
+    class Counted(Method):
+        def penalty(self, model):
+            seen.append(float(len(seen)))
+            return sum(p.sum() for p in model.parameters()) * 0 + seen[-1]
+
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = train_tasks(model, TASKS[:2], Counted(), lambda: sgd, epochs=1, batch_size=4)
+    means = [[(4 * a + 4 * b + 2 * c) / 10] for a, b, c in (seen[:3], seen[3:])]
+    torch.testing.assert_close(found.penalty, torch.tensor(means, dtype=torch.float64))
+
+
+def test_what_was_kept_and_what_was_lost():
+    accuracy = torch.tensor([[0.9, 0.2, 0.1], [0.7, 0.8, 0.1], [0.5, 0.7, 0.6]])
+    history = TaskHistory(accuracy.double(), torch.zeros(3, 1), torch.zeros(3, 1))
+    assert history.average == pytest.approx(0.6)
+    assert history.forgetting == pytest.approx((0.4 + 0.1) / 2)
+    one = TaskHistory(accuracy[:1, :1], torch.zeros(1, 1), torch.zeros(1, 1))
+    assert one.forgetting == 0.0
+    assert one.average == pytest.approx(0.9)
+
+
+STRONG = {
+    "none": lambda: None,
+    "l2": lambda: L2Memory(9, lam=50.0),
+    "replay": lambda: Replay(9, every=1),
+    "ewc": lambda: EWC(lam=1e3),
+    "si": lambda: SynapticIntelligence(c=1e3),
+}
+
+
+@pytest.mark.parametrize("name", STRONG)
+def test_the_first_task_is_plain_training_whatever_the_method(name):
+    """Bit for bit that of the library's other loop, with dropout, momentum and weight decay."""
+
+    def build():
+        return nn.Sequential(nn.Flatten(), nn.Linear(4, 20), nn.Dropout(), nn.Linear(20, 3))
+
+    ends = []
+    for loop in (
+        lambda m, o: train(m, TASKS[0], o, epochs=3, batch_size=4, seed=5),
+        lambda m, o: train_tasks(m, TASKS[:1], STRONG[name](), lambda: o, epochs=3,
+                                 batch_size=4, seed=5),
+    ):  # fmt: skip
+        model = seeded(build, seed=0).double()
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+        ends.append((loop(model, sgd), flat(model)))
+    (plain, theta), (ours, same) = ends
+    assert torch.equal(theta, same)
+    assert ours.accuracy.tolist() == [[plain.test_accuracy[-1]]]
+    assert ours.loss[0].tolist() == pytest.approx(plain.train_loss, rel=1e-12)
+
+
+class PartlyUsed(nn.Module):
+    """A layer that the loss does not reach: it has no gradient, so weight decay leaves it alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle = nn.Linear(4, 3), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.used(x.flatten(1))
+
+
+@pytest.mark.parametrize("name", ["l2", "replay", "ewc", "si"])
+def test_a_strength_of_zero_is_plain_training_bit_for_bit(name):
+    zero = {
+        "l2": lambda: L2Memory(9, lam=0.0),
+        "replay": lambda: Replay(9, every=1000),
+        "ewc": lambda: EWC(lam=0.0),
+        "si": lambda: SynapticIntelligence(c=0.0),
+    }
+
+    def end(method):
+        model = seeded(PartlyUsed, seed=0).double()
+        adam = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.3)
+        found = train_tasks(model, TASKS, method, lambda: adam, epochs=2, batch_size=4)
+        return flat(model), found
+
+    (plain, a), (weak, b), (strong, _) = end(None), end(zero[name]()), end(STRONG[name]())
+    assert torch.equal(plain, weak)
+    assert torch.equal(a.accuracy, b.accuracy)
+    assert torch.equal(a.loss, b.loss)
+    assert not torch.equal(plain, strong)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_replay_equals_its_twin_in_the_loop(every):
+    model, twin = net(), net()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    train_tasks(model, TASKS, Replay(9, every=every, seed=3), lambda: sgd, epochs=2, batch_size=4)
+    plain = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9)
+    memories = []  # what is held while task 0, 1, 2 is learned
+    memory = WorkingMemory(9, seed=3)
+    for task in TASKS:
+        memories.append((memory.x, memory.y) if len(memory) else None)
+        memory.add(task.x_train, task.y_train, lambda x: x[:, 0, 0])
+
+    def after_step(number, step):
+        if memories[number] is not None and step % every == 0:
+            x, y = memories[number]
+            plain.zero_grad()
+            F.cross_entropy(twin(x), y).backward()
+            plain.step()
+
+    slow_train(twin, TASKS, plain, 2, batch_size=4, seed=0, after_step=after_step)
+    assert torch.equal(flat(model), flat(twin))
 
 
 def test_dropout_follows_the_seed_and_the_global_stream_is_left_alone():
@@ -135,7 +256,7 @@ def test_dropout_follows_the_seed_and_the_global_stream_is_left_alone():
             lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 20), nn.Dropout(), nn.Linear(20, 3)), 0
         ).double()
         sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-        train_tasks(model, TASKS[:1], lambda: sgd, epochs=2, batch_size=10, seed=seed)
+        train_tasks(model, TASKS[:1], None, lambda: sgd, epochs=2, batch_size=10, seed=seed)
         return flat(model), torch.rand(1)
 
     first, after = trained(0)
@@ -153,7 +274,7 @@ def test_training_mode_even_if_a_callback_leaves_another():
     model = net()
     model.register_forward_pre_hook(lambda m, _: modes.append(m.training))
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-    train_tasks(model.eval(), TASKS[:1], lambda: sgd, epochs=2, batch_size=10,
+    train_tasks(model.eval(), TASKS[:1], None, lambda: sgd, epochs=2, batch_size=10,
                 on_epoch=lambda *_: model.eval())  # fmt: skip
     assert modes == [True, True, False]  # two steps and an evaluation
 
@@ -162,7 +283,7 @@ def test_another_loss_function():
     model = net()
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
     before = flat(model)
-    train_tasks(model, TASKS, lambda: sgd, epochs=1, loss_function=lambda z, y: 0 * z.sum())
+    train_tasks(model, TASKS, None, lambda: sgd, epochs=1, loss_function=lambda z, y: 0 * z.sum())
     assert torch.equal(flat(model), before)
 
 
@@ -185,8 +306,8 @@ def accuracies():
         model = seeded(lambda: mlp((64, 50, 10)), seed=0)
         adam = torch.optim.Adam(model.parameters(), lr=3e-3)
         out[name] = train_tasks(
-            model, digit_tasks(), lambda o=adam: o, method, epochs=6, batch_size=64
-        )
+            model, digit_tasks(), method, lambda o=adam: o, epochs=6, batch_size=64
+        ).accuracy
     return out
 
 
@@ -208,9 +329,9 @@ def test_each_method_remembers_more(accuracies, name):
 
 def run(**changes):
     model = changes.pop("model", net())
-    sgd = torch.optim.SGD(model.parameters(), lr=changes.pop("lr", 0.1))
-    options = {"tasks": TASKS, "make_optimizer": lambda: sgd, "epochs": 1, **changes}
-    return train_tasks(model, **options)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    options = {"method": None, "make_optimizer": lambda: sgd, "epochs": 1, **changes}
+    return train_tasks(model, options.pop("tasks", TASKS), **options)
 
 
 @pytest.mark.parametrize(
@@ -245,9 +366,58 @@ def test_a_method_is_for_one_run():
         run(method=method)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"method": EWC},
+            r"^expected a method such as L2Memory\(\), or None, as the third argument, got <class",
+        ),
+        ({"method": lambda: None}, "third argument, got <function"),
+        (
+            {"make_optimizer": torch.optim.SGD(net().parameters(), lr=0.1)},
+            r"a function that makes an optimizer, such as lambda: Adam\(model.parameters\(\)\), "
+            "got SGD$",
+        ),
+        ({"make_optimizer": 0.1}, "a function that makes an optimizer, .*, got float$"),
+    ],
+)
+def test_arguments_of_another_type(changes, message):
+    with pytest.raises(TypeError, match=message):
+        run(**changes)
+
+
+def test_an_optimizer_that_does_not_fit():
+    model = net()
+    before = flat(model)
+    for parameters, message in (
+        (net().parameters(), "an optimizer over the model's parameters, got one over others$"),
+        (model.parameters(), "whose step takes no outputs, got HCGD: hilbertlib.training.train"),
+    ):
+        optimizer = HCGD(parameters, lr=0.1)
+        with pytest.raises(ValueError, match=message):
+            run(model=model, make_optimizer=lambda o=optimizer: o)
+    assert torch.equal(flat(model), before)
+    # One over some of the parameters is what a user may want.
+    run(model=model, make_optimizer=lambda: torch.optim.SGD([model[1].bias], lr=0.1))
+    changed = (flat(model) != before).nonzero().ravel().tolist()
+    assert changed == [20, 21, 22, 23, 24]
+
+
 def test_divergence():
+    model = net()
+    before = flat(model)
     with pytest.raises(FloatingPointError, match="the loss became nan; try a smaller learning"):
-        run(loss_function=lambda z, y: z.sum() * math.nan)
+        run(model=model, loss_function=lambda z, y: z.sum() * math.nan)
+    assert torch.equal(flat(model), before)
+
+    class Infinite(Method):
+        def penalty(self, model):
+            return model[1].bias.sum() * math.inf
+
+    with pytest.raises(FloatingPointError, match=r"the penalty became -?inf; try a weaker one, or"):
+        run(model=model, method=Infinite())
+    assert torch.equal(flat(model), before)
 
 
 def test_one_memory_serves_one_method():
