@@ -165,7 +165,7 @@ def parameter_distance(a: Parameters, b: Parameters) -> Tensor:
             names to tensors, two iterables of tensors, or two tensors.
 
     Returns:
-        A tensor of shape ``()``, without gradient.
+        A tensor of shape ``()``, without gradient, in float32 or wider.
 
     Raises:
         TypeError: If ``a`` and ``b`` are not of one kind.
@@ -191,8 +191,10 @@ def parameter_distance(a: Parameters, b: Parameters) -> Tensor:
     if not ours:
         raise ValueError("expected at least one trainable parameter, got none")
     with torch.no_grad():
-        parts = [torch.linalg.vector_norm(theirs[n].to(t) - t) for n, t in ours.items()]
-        length = torch.linalg.vector_norm(torch.stack([p.to(parts[0]) for p in parts]))
+        parts = [
+            torch.linalg.vector_norm(_wide(theirs[n]).to(t.device) - t) for n, t in ours.items()
+        ]
+        length = torch.linalg.vector_norm(torch.stack([p.to(parts[0].device) for p in parts]))
     if not bool(length.isfinite()):
         raise ValueError(f"expected finite parameters, got a distance of {float(length)}")
     return length
@@ -240,14 +242,14 @@ def kl_divergence(p: Tensor, q: Tensor, log: bool = False) -> Tensor:
     if len(p) == 0:
         raise ValueError("expected at least one example, got an empty batch")
     for name, t in (("p", p), ("q", q)):
-        values = t.exp() if log else t
-        tolerance = 100 * torch.finfo(t.dtype).eps * max(t.shape[1], 10)
-        ones = torch.ones((), dtype=t.dtype, device=t.device).expand(len(t))
-        if not (values >= 0).all() or not torch.allclose(values.sum(1), ones, atol=tolerance):
+        values = _wide(t).exp() if log else _wide(t)
+        off = (values.sum(1) - 1).abs()
+        if not (values >= 0).all() or not (off <= max(1e-4, 10 * torch.finfo(t.dtype).eps)).all():
             raise ValueError(
                 f"expected each row of {name} to be {'log-' if log else ''}probabilities that sum "
                 "to 1; did you pass logits?"
             )
+    p, q = _wide(p), _wide(q)
     if log:
         terms = torch.where(p == -math.inf, 0.0, p.exp() * (p - q))
     else:
@@ -265,12 +267,15 @@ def _difference(f: Tensor, g: Tensor) -> Tensor:
         )
     if not (f.is_floating_point() and g.is_floating_point()):
         raise TypeError(f"expected floating-point outputs, got {f.dtype} and {g.dtype}")
-    # In half precision a sum over examples would lose all but three digits.
-    wide = torch.promote_types(torch.promote_types(f.dtype, g.dtype), torch.float32)
-    difference = (f.to(wide) - g.to(wide)).reshape(len(f), -1)
+    difference = (_wide(f) - g).reshape(len(f), -1)
     if not bool(difference.isfinite().all()):
         raise ValueError("expected finite outputs, got NaN or infinity")
     return difference
+
+
+def _wide(t: Tensor) -> Tensor:
+    """In float32 or wider: in half precision a sum would lose all but three digits."""
+    return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 def _pairwise_norm(rows: Tensor, columns: Tensor, same: bool) -> Tensor:

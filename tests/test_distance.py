@@ -89,16 +89,25 @@ def test_the_gradient_is_right():
 @pytest.mark.parametrize(
     ("f", "g", "message"),
     [
-        (torch.zeros(3, 2), torch.zeros(3, 4), r"same shape, got \(3, 2\) and \(3, 4\)"),
-        (torch.zeros(0, 2), torch.zeros(0, 2), r"at least one example.*\(0, 2\)"),
-        (torch.tensor(1.0), torch.tensor(1.0), r"at least one example.*\(\)"),
-        (torch.tensor([math.nan]), torch.tensor([1.0]), "finite outputs, got NaN"),
-        (torch.tensor([math.inf]), torch.tensor([1.0]), "finite outputs"),
+        (
+            torch.zeros(3, 2), torch.zeros(3, 4),
+            r"expected outputs of the same shape, got \(3, 2\) and \(3, 4\)",
+        ),
+        (
+            torch.zeros(0, 2), torch.zeros(0, 2),
+            r"expected at least one example along the first axis, got shape \(0, 2\)",
+        ),
+        (torch.tensor(1.0), torch.tensor(1.0), r"expected at least one example .*shape \(\)"),
+        (
+            torch.tensor([math.nan]), torch.tensor([1.0]),
+            "expected finite outputs, got NaN or infinity",
+        ),
+        (torch.tensor([math.inf]), torch.tensor([1.0]), "expected finite outputs, .*"),
     ],
-)
+)  # fmt: skip
 def test_bad_outputs_are_named(f, g, message):
     for call in (l2_distance, estimate_l2):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"^{message}$"):
             call(f, g)
 
 
@@ -148,6 +157,7 @@ def test_the_estimate_by_hand():
     assert (e.n, e.level, e.reduction) == (4, 0.95, "rms")
     m = estimate_l2(f, g, level=0.9, reduction="mean_norm")
     assert m.distance == pytest.approx(2.5)
+    assert (m.n, m.level, m.reduction) == (4, 0.9, "mean_norm")
     assert m.std == pytest.approx(np.std([1, 2, 3, 4], ddof=1))
     assert m.high - m.distance == pytest.approx(1.6448536269514722 * m.std / 2)
     assert m.distance - m.low == pytest.approx(1.6448536269514722 * m.std / 2)
@@ -196,15 +206,16 @@ def test_equal_functions_need_no_examples_and_have_no_error():
 
 @pytest.mark.parametrize("relative", [0, -0.1, math.nan, math.inf])
 def test_a_precision_that_makes_no_sense_is_refused(relative):
-    with pytest.raises(ValueError, match="positive relative error, got"):
+    with pytest.raises(ValueError, match=f"^expected a positive relative error, got {relative}$"):
         estimate_l2(draw(0, 5, 2), draw(1, 5, 2)).examples_needed(relative)
 
 
 def test_an_interval_needs_two_examples_and_a_level():
-    with pytest.raises(ValueError, match="at least 2 examples, got 1"):
+    with pytest.raises(ValueError, match=r"^an interval needs at least 2 examples, got 1$"):
         estimate_l2(torch.zeros(1, 2), torch.ones(1, 2))
+    assert estimate_l2(torch.zeros(2, 2), torch.ones(2, 2)).n == 2
     for level in (0, 1, 1.5):
-        with pytest.raises(ValueError, match=f"between 0 and 1, got {level}"):
+        with pytest.raises(ValueError, match=f"^expected a level between 0 and 1, got {level}$"):
             estimate_l2(torch.zeros(3, 2), torch.ones(3, 2), level)
 
 
@@ -250,24 +261,65 @@ def test_pairwise_parameters_equals_the_loop():
     assert float(square[1, 3]) == pytest.approx(float((p[1] - p[3]).norm()), rel=1e-13)
 
 
+ONE_SHAPE = "expected outputs of one shape, got"
+FLAT = r"expected flat parameters \(S, P\) of one length, got"
+AXES = "axes or more and at least one row, got shape"
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: pairwise_l2([]), "of one shape, got"),
-        (lambda: pairwise_l2([torch.zeros(2, 1), torch.zeros(3, 1)]), r"\(2, 1\), \(3, 1\)"),
-        (lambda: pairwise_l2(torch.zeros(0, 2, 1)), "at least one row"),
-        (lambda: pairwise_l2(torch.zeros(2, 2)), "3 axes or more"),
-        (lambda: pairwise_l2(torch.zeros(2, 0, 1)), "empty batch"),
-        (lambda: pairwise_l2(torch.full((2, 2, 1), math.nan)), "finite outputs"),
-        (lambda: pairwise_l2(torch.zeros(2, 2, 1), torch.zeros(2, 3, 1)), "same examples"),
-        (lambda: pairwise_parameter_distance(torch.zeros(2, 3), torch.zeros(2, 4)), "one length"),
-        (lambda: pairwise_parameter_distance(torch.zeros(2, 3, 1)), r"flat parameters \(S, P\)"),
-        (lambda: pairwise_parameter_distance(torch.zeros(3)), "2 axes or more"),
-        (lambda: pairwise_parameter_distance(torch.full((1, 2), math.inf)), "finite parameters"),
+        (lambda: pairwise_l2([]), rf"{ONE_SHAPE} \[\]"),
+        (
+            lambda: pairwise_l2([torch.zeros(2, 1), torch.zeros(3, 1)]),
+            rf"{ONE_SHAPE} \[\(2, 1\), \(3, 1\)\]",
+        ),
+        (lambda: pairwise_l2(torch.zeros(1, 1, 1), []), rf"{ONE_SHAPE} \[\]"),
+        (
+            lambda: pairwise_l2(torch.zeros(0, 2, 1)),
+            rf"expected outputs with 3 {AXES} \(0, 2, 1\)",
+        ),
+        (lambda: pairwise_l2(torch.zeros(2, 2)), rf"expected outputs with 3 {AXES} \(2, 2\)"),
+        (
+            lambda: pairwise_l2(torch.zeros(2, 2, 1), torch.zeros(2, 2)),
+            rf"expected outputs with 3 {AXES} \(2, 2\)",
+        ),
+        (
+            lambda: pairwise_l2(torch.zeros(2, 0, 1)),
+            "expected at least one example, got an empty batch",
+        ),
+        (
+            lambda: pairwise_l2(torch.full((2, 2, 1), math.nan)),
+            "expected finite outputs, got NaN or infinity",
+        ),
+        (
+            lambda: pairwise_l2(torch.zeros(2, 2, 1), torch.zeros(2, 3, 1)),
+            r"expected outputs on the same examples, got \(2, 2, 1\) and \(2, 3, 1\)",
+        ),
+        (
+            lambda: pairwise_parameter_distance(torch.zeros(2, 3), torch.zeros(2, 4)),
+            rf"{FLAT} \(2, 3\) and \(2, 4\)",
+        ),
+        (
+            lambda: pairwise_parameter_distance(torch.zeros(2, 3, 1)),
+            rf"{FLAT} \(2, 3, 1\) and \(2, 3, 1\)",
+        ),
+        (
+            lambda: pairwise_parameter_distance(torch.zeros(3)),
+            rf"expected parameters with 2 {AXES} \(3,\)",
+        ),
+        (
+            lambda: pairwise_parameter_distance(torch.zeros(1, 3), torch.zeros(3)),
+            rf"expected parameters with 2 {AXES} \(3,\)",
+        ),
+        (
+            lambda: pairwise_parameter_distance(torch.full((1, 2), math.inf)),
+            "expected finite parameters, got NaN or infinity",
+        ),
     ],
 )
 def test_bad_stacks_are_named(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         call()
 
 
@@ -307,19 +359,37 @@ def test_buffers_and_frozen_parameters_do_not_count():
     assert float(parameter_distance(a, b)) == 0
 
 
+def test_low_precision_parameters_are_compared_in_full():
+    a, b = (0.3 * draw(seed, 300, 4) for seed in (0, 1))
+    for dtype in (torch.float16, torch.bfloat16):
+        d = parameter_distance([a.to(dtype), a], [b.to(dtype), b])
+        low = (a.to(dtype).double() - b.to(dtype).double()).square().sum()
+        assert float(d) == pytest.approx(math.sqrt(low + (a - b).square().sum()), rel=1e-6)
+        assert parameter_distance(a.to(dtype), b.to(dtype)).dtype == torch.float32
+    assert parameter_distance(a, b).dtype == torch.float64
+    assert not parameter_distance(a.requires_grad_(), b).requires_grad
+
+
 def test_parameters_that_do_not_fit_are_named():
-    a = network(0)
-    with pytest.raises(ValueError, match=r"0.weight is \(2, 3\) and \(2, 4\)"):
+    a, start = network(0), "^expected parameters of the same names and shapes;"
+    with pytest.raises(ValueError, match=rf"{start} 0.weight is \(2, 3\) and \(2, 4\)$"):
         parameter_distance(a, nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2), nn.Linear(2, 1)))
-    with pytest.raises(ValueError, match="y is missing and"):
-        parameter_distance({"x": torch.ones(1)}, {"x": torch.ones(1), "y": torch.ones(1)})
-    with pytest.raises(ValueError, match="at least one trainable parameter, got none"):
+    one, two = {"x": torch.ones(1)}, {"x": torch.ones(1), "y": torch.ones(1)}
+    with pytest.raises(ValueError, match=rf"{start} y is missing and \(1,\)$"):
+        parameter_distance(one, two)
+    with pytest.raises(ValueError, match=rf"{start} y is \(1,\) and missing$"):
+        parameter_distance(two, one)
+    with pytest.raises(ValueError, match=rf"{start} tensor 1 is \(1,\) and \(2,\)$"):
+        parameter_distance([torch.ones(1), torch.ones(1)], [torch.ones(1), torch.ones(2)])
+    with pytest.raises(ValueError, match=rf"{start} the tensor is \(1,\) and \(2,\)$"):
+        parameter_distance(torch.ones(1), torch.ones(2))
+    with pytest.raises(ValueError, match=r"^expected at least one trainable parameter, got none$"):
         parameter_distance(nn.ReLU(), nn.ReLU())
-    with pytest.raises(TypeError, match="got a module and a tensor"):
+    with pytest.raises(TypeError, match=r"^expected two of one kind, got a module and a tensor$"):
         parameter_distance(a, torch.ones(3))
-    with pytest.raises(TypeError, match="got a mapping and a list of tensors"):
+    with pytest.raises(TypeError, match=r"one kind, got a mapping and a list of tensors$"):
         parameter_distance({}, [])
-    with pytest.raises(ValueError, match="finite parameters"):
+    with pytest.raises(ValueError, match=r"^expected finite parameters, got a distance of nan$"):
         parameter_distance(torch.tensor([math.nan]), torch.tensor([1.0]))
 
 
@@ -345,16 +415,61 @@ def test_kl_at_the_edge_of_the_simplex():
 
 
 @pytest.mark.parametrize(
-    ("p", "q", "log", "message"),
+    ("dtype", "near", "far"),
     [
-        (torch.ones(2, 3) / 3, torch.ones(2, 2) / 2, False, r"got \(2, 3\) and \(2, 2\)"),
-        (torch.ones(3), torch.ones(3), False, r"two tensors \(N, C\)"),
-        (torch.zeros(0, 2), torch.zeros(0, 2), False, "empty batch"),
-        (torch.tensor([[2.0, -1.0]]), torch.tensor([[0.5, 0.5]]), False, "row of p .*logits"),
-        (torch.tensor([[0.5, 0.5]]), torch.tensor([[0.5, 0.6]]), False, "row of q"),
-        (torch.zeros(1, 2), torch.zeros(1, 2), True, "log-probabilities"),
+        (torch.float64, 0.9e-4, 1.1e-4),
+        (torch.float32, 0.9e-4, 1.1e-4),
+        (torch.float16, 0.0078, 0.0117),
+        (torch.bfloat16, 0.0625, 0.09375),
     ],
 )
+def test_kl_takes_rows_that_sum_to_one_within_rounding(dtype, near, far):
+    """Within 1e-4, or ten times the precision where that is coarser."""
+    even = torch.ones(1, 2, dtype=dtype) / 2
+    for sign in (-1, 1):
+        assert kl_divergence(even + sign * near / 2, even).dtype == torch.promote_types(
+            dtype, torch.float32
+        )
+        if dtype.itemsize > 2:
+            kl_divergence((even + sign * near / 2).log(), even.log(), log=True)
+        for p, q, name in (
+            (even, even + sign * far / 2, "q"),
+            (even + sign * far / 2, even, "p"),
+        ):
+            with pytest.raises(ValueError, match=f"row of {name}"):
+                kl_divergence(p, q)
+
+
+def test_kl_of_low_precision_is_computed_in_full():
+    p, q = (draw(seed, 50, 4).softmax(1).half() for seed in (0, 1))
+    expected = (p.double() * (p.double() / q.double()).log()).sum(1).mean()
+    assert float(kl_divergence(p, q)) == pytest.approx(float(expected), rel=1e-5)
+
+
+TWO = r"expected two tensors \(N, C\), got"
+SUM = "probabilities that sum to 1; did you pass logits\\?"
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "log", "message"),
+    [
+        (torch.ones(2, 3) / 3, torch.ones(2, 2) / 2, False, rf"{TWO} \(2, 3\) and \(2, 2\)"),
+        (torch.ones(3), torch.ones(3), False, rf"{TWO} \(3,\) and \(3,\)"),
+        (
+            torch.zeros(0, 2), torch.zeros(0, 2), False,
+            "expected at least one example, got an empty batch",
+        ),
+        (
+            torch.tensor([[2.0, -1.0]]), torch.tensor([[0.5, 0.5]]), False,
+            f"expected each row of p to be {SUM}",
+        ),
+        (
+            torch.tensor([[0.5, 0.5]]), torch.tensor([[0.5, 0.6]]), False,
+            f"expected each row of q to be {SUM}",
+        ),
+        (torch.zeros(1, 2), torch.zeros(1, 2), True, f"expected each row of p to be log-{SUM}"),
+    ],
+)  # fmt: skip
 def test_what_is_no_distribution_is_named(p, q, log, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         kl_divergence(p, q, log)
