@@ -41,6 +41,8 @@ def residual_factor(
             raise ValueError(
                 f"expected targets of shape {tuple(outputs.shape)}, got {_shape(targets)}"
             )
+        if not targets.isfinite().all():
+            raise ValueError("expected finite targets, got NaN or inf")
         return ((z - targets.flatten(1)) / variance)[None]
 
     p = outputs.softmax(dim=1)
@@ -94,8 +96,11 @@ def check_arguments(
 ) -> None:
     known("likelihood", likelihood, get_args(Likelihood))
     known("kind", kind, get_args(Kind))
-    if len(x) == 0:
-        raise ValueError("expected at least one example, got an empty batch")
+    for name, given in (("x", x), ("targets", targets)):
+        if not isinstance(given, Tensor) and (name == "x" or given is not None):
+            raise TypeError(f"expected {name} to be a tensor, got {type(given).__name__}")
+    if x.ndim == 0 or len(x) == 0:
+        raise ValueError("expected at least one example, got an empty batch or a single number")
     if (targets is None) == (kind == "empirical"):
         raise ValueError(
             "expected targets, the labels of x, for the empirical Fisher"
@@ -108,6 +113,11 @@ def check_arguments(
 
 def check_outputs(outputs: Tensor, n: int, likelihood: Likelihood) -> Tensor:
     """The outputs, detached, if they fit the likelihood."""
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"expected a model that returns one tensor, got {type(outputs).__name__}: wrap it in a "
+            "module that picks the outputs"
+        )
     shape: Sequence[int] = tuple(outputs.shape)
     if likelihood == "softmax" and (outputs.ndim != 2 or len(outputs) != n or shape[1] < 2):
         raise ValueError(f"expected logits of shape ({n}, at least 2 classes), got {shape}")

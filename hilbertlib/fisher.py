@@ -56,6 +56,7 @@ class Fisher:
     Raises:
         ValueError: If a batch is empty, the outputs do not fit the likelihood or are not finite,
             or another argument is out of range.
+        TypeError: If the inputs, the outputs or the targets are not a tensor.
 
     >>> model = nn.Linear(2, 3)
     >>> fisher = Fisher(model, torch.rand(8, 2))
@@ -127,7 +128,7 @@ class Fisher:
 
     def flatten(self, tensors: Iterable[Tensor]) -> Tensor:
         """One vector, shape ``(P,)``, of tensors shaped like the parameters."""
-        return torch.cat([t.reshape(-1) for t in tensors])
+        return torch.cat([t.to_dense().reshape(-1) for t in tensors])  # an embedding's: sparse
 
     def unflatten(self, vector: Tensor) -> list[Tensor]:
         """Views of a vector, one shaped like each parameter."""

@@ -7,6 +7,7 @@ conjugate gradients, or approached from another optimizer's proposal by gradient
 3). Both only multiply by F; products come from :class:`hilbertlib.fisher.Fisher`.
 """
 
+import copy
 import warnings
 from typing import Any
 
@@ -79,14 +80,18 @@ def corrected_update(
         corrections: n ≥ 1.
 
     Raises:
-        ValueError: If a number is out of range, or a vector has the wrong shape.
+        ValueError: If a number is out of range, or a vector has the wrong shape or is not finite.
         FloatingPointError: If the corrections overflow.
 
     Warns:
         ConvergenceWarning: If the corrections grow: η is too large.
     """
     _check_corrections(inner_lr, lam, corrections, damping)
-    delta, lengths = proposal.clone(), []
+    for name, vector in (("proposal", proposal), ("gradient", gradient)):
+        fisher.unflatten(vector)  # refuses what does not fit: one number would be broadcast
+        if not vector.isfinite().all():
+            raise ValueError(f"expected a finite {name}, got NaN or inf")
+    delta, gradient, lengths = proposal.detach().clone(), gradient.detach(), []
     for _ in range(corrections):
         slope = gradient + lam * (fisher @ delta).add(delta, alpha=damping)
         lengths.append(torch.linalg.vector_norm(slope))
@@ -132,10 +137,12 @@ def natural_step(
         The update made, shape ``(P,)``.
 
     Raises:
-        ValueError: If the parameters are not the same, have no or a non-finite gradient, or a
-            number is out of range; nothing has changed.
-        FloatingPointError: If the corrections overflow. The parameters are as before the step; the
-            optimizer's state is as after its own.
+        ValueError: If the parameters are not the same, have no or a non-finite gradient, the
+            optimizer's own step is not finite, or a number is out of range.
+        FloatingPointError: If the corrections overflow.
+
+    After any error the parameters and the optimizer's state are as before the step; for that a
+    copy of the state is held during the step.
 
     >>> model = torch.nn.Linear(2, 3)
     >>> x, y = torch.rand(8, 2), torch.arange(8) % 3
@@ -161,16 +168,19 @@ def natural_step(
     if not gradient.isfinite().all():
         raise ValueError("expected a finite gradient, got NaN or inf")
     before = fisher.flatten(p.detach() for p in fisher.parameters)
-    optimizer.step()
-    after = fisher.flatten(p.detach() for p in fisher.parameters)
-    proposal = after - before
+    state = {p: copy.deepcopy(kept) for p, kept in optimizer.state.items()}
     try:
+        optimizer.step()
+        after = fisher.flatten(p.detach() for p in fisher.parameters)
+        proposal = after - before
         delta = corrected_update(
             proposal, fisher, gradient,
             inner_lr=inner_lr, lam=lam, corrections=corrections, damping=damping,
         )  # fmt: skip
-    except FloatingPointError:
+    except Exception:
         _write(fisher, before)
+        optimizer.state.clear()
+        optimizer.state.update(state)
         raise
     _write(fisher, after + (delta - proposal))  # without a correction, exactly the optimizer's
     return delta
@@ -202,7 +212,8 @@ def _gradient(optimizer: Optimizer, group: dict[str, Any], p: Tensor) -> Tensor:
     """J as the optimizer uses it: its sign, and its weight decay unless decoupled."""
     if p.grad is None:
         return torch.zeros_like(p)
-    gradient = -p.grad if group.get("maximize") else p.grad
+    gradient = p.grad.to_dense()  # an embedding's may be sparse
+    gradient = -gradient if group.get("maximize") else gradient
     decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
     decay = 0.0 if decoupled else group.get("weight_decay", 0.0)
     return gradient.add(p.detach(), alpha=decay)

@@ -566,7 +566,15 @@ X, Y = draw(1, 4, 4), torch.arange(4) % 3
     [
         ({"likelihood": "poisson"}, "expected likelihood 'softmax' or 'gaussian', got 'poisson'"),
         ({"kind": "exact"}, "expected kind 'true' or 'sampled' or 'empirical', got 'exact'"),
-        ({"x": X[:0]}, "empty batch"),
+        ({"x": X[:0]}, "at least one example, got an empty batch or a single number"),
+        ({"x": X[0, 0]}, "at least one example, got an empty batch or a single number"),
+        *(
+            (
+                {"kind": "empirical", "targets": draw(2, 4, 3) * bad, "likelihood": "gaussian"},
+                "expected finite targets, got NaN or inf",
+            )
+            for bad in (math.nan, math.inf)
+        ),
         ({"kind": "empirical"}, "expected targets, the labels of x, for the empirical Fisher"),
         ({"targets": Y}, "the true Fisher takes no targets; did you mean kind='empirical'"),
         ({"kind": "sampled", "samples": 0}, "samples of at least 1, got 0"),
@@ -609,6 +617,28 @@ X, Y = draw(1, 4, 4), torch.arange(4) % 3
 def test_bad_input(function, arguments, message):
     with pytest.raises(ValueError, match=message):
         function(**{"model": tanh_net(), "x": X, **arguments})
+
+
+@pytest.mark.parametrize("function", [Fisher, fisher_diagonal])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x": [1.0, 2.0]}, "expected x to be a tensor, got list"),
+        ({"x": None}, "expected x to be a tensor, got NoneType"),
+        (
+            {"kind": "empirical", "targets": [0, 1, 2, 0]},
+            "expected targets to be a tensor, got list",
+        ),
+    ],
+)
+def test_what_is_no_tensor(function, arguments, message):
+    with pytest.raises(TypeError, match=message):
+        function(**{"model": tanh_net(), "x": X, **arguments})
+
+
+def test_a_model_that_returns_more_than_one_tensor():
+    with pytest.raises(TypeError, match="returns one tensor, got tuple: wrap it in a module that"):
+        Fisher(nn.LSTM(4, 3).double(), X)
 
 
 def test_one_class_fewer_rows_than_examples():

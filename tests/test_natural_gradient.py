@@ -176,6 +176,16 @@ def test_rounding_left_over_is_no_singular_system(scale):
         conjugate_gradient(fisher.__matmul__, outside, tol=1e-12, max_iter=2000)
 
 
+def test_what_lies_outside_the_range_is_rounding_only_if_it_is_as_small():
+    a = torch.diag(torch.tensor([1.0, 0.5, 0.0]))
+    with pytest.warns(ConvergenceWarning, match=r"iterations .* above tol=1.0e-12"):
+        found = conjugate_gradient(a.__matmul__, torch.tensor([1.0, 1.0, 1e-7]), tol=1e-12)
+    torch.testing.assert_close(found.x[:2].tolist(), [1.0, 2.0], rtol=1e-5, atol=0)
+    assert found.residual < 1e-6
+    with pytest.raises(torch.linalg.LinAlgError, match="singular"):
+        conjugate_gradient(a.__matmul__, torch.tensor([1.0, 1.0, 1e-5]), tol=1e-12)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-23, 1.0, 1e25])
 def test_the_scale_of_the_right_hand_side_does_not_matter(scale):
     """Squares of its entries would under- or overflow in float32."""
@@ -501,14 +511,69 @@ def test_a_refused_step_changes_nothing():
     assert not optimizer.state
 
 
-def test_an_overflow_puts_the_parameters_back():
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_step_that_fails_midway_puts_everything_back(name, steps):
+    model = net()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    for _ in range(steps):
+        backward(model)
+        optimizer.step()
+    backward(model)
+    before, fisher = flat(model), Fisher(model, X)
+    state = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(FloatingPointError, match="overflow"):
+        natural_step(optimizer, fisher, inner_lr=1e200, corrections=3)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.param_groups[0]["lr"] = math.inf
+    with pytest.raises(ValueError, match="expected a finite proposal"):
+        natural_step(optimizer, fisher, inner_lr=0.1)
+    optimizer.param_groups[0]["lr"] = rates[0]
+    assert torch.equal(flat(model), before)
+    after = optimizer.state_dict()
+    assert after["param_groups"] == state["param_groups"]
+    torch.testing.assert_close(after["state"], state["state"], rtol=0, atol=0)
+    # It goes on as if nothing had happened.
+    twin = net()
+    with torch.no_grad():
+        for p, q in zip(twin.parameters(), model.parameters(), strict=True):
+            p.copy_(q)
+    plain = OPTIMIZERS[name](twin.parameters())
+    plain.load_state_dict(state)
+    backward(twin)
+    plain.step()
+    natural_step(optimizer, fisher, inner_lr=0.0)
+    assert torch.equal(flat(model), flat(twin))
+
+
+def test_an_optimizer_that_needs_a_closure_is_refused_unchanged():
     model = net()
     backward(model)
     before = flat(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(FloatingPointError, match="overflow"):
-        natural_step(optimizer, Fisher(model, X), inner_lr=1e200, corrections=3)
+    with pytest.raises(TypeError, match="closure"):
+        natural_step(torch.optim.LBFGS(model.parameters()), Fisher(model, X), inner_lr=0.1)
     assert torch.equal(flat(model), before)
+
+
+def test_sparse_gradients():
+    class Words(nn.Module):
+        def __init__(self, sparse: bool) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(5, 3, sparse=sparse)
+
+        def forward(self, words: torch.Tensor) -> torch.Tensor:
+            return self.embedding(words).tanh()
+
+    words, labels = torch.tensor([0, 2, 2, 4]), torch.tensor([0, 1, 2, 0])
+    made = []
+    for sparse in (True, False):
+        model = seeded(lambda sparse=sparse: Words(sparse), seed=0).double()
+        F.cross_entropy(model(words), labels).backward()
+        assert model.embedding.weight.grad.is_sparse == sparse
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        made.append(natural_step(optimizer, Fisher(model, words), inner_lr=0.3, corrections=2))
+    torch.testing.assert_close(made[0], made[1], rtol=1e-12, atol=1e-15)
+    assert float(made[0].norm()) > 0
 
 
 def test_corrected_update_checks_its_arguments():
@@ -517,8 +582,23 @@ def test_corrected_update_checks_its_arguments():
     for arguments in ({"inner_lr": -1.0}, {"inner_lr": 1.0, "corrections": 0}):
         with pytest.raises(ValueError, match="of at least"):
             corrected_update(gradient, fisher, gradient, **arguments)
-    with pytest.raises(ValueError, match="expected a vector of shape"):
-        corrected_update(gradient[1:], fisher, gradient, inner_lr=0.1)
+    # A single number would be broadcast over all parameters.
+    for odd in (gradient[1:], gradient[:1], gradient.sum(), gradient[None], gradient.float()):
+        with pytest.raises(
+            ValueError, match=r"expected a vector of shape \(43,\) and torch.float64"
+        ):
+            corrected_update(odd, fisher, gradient, inner_lr=0.1)
+        with pytest.raises(
+            ValueError, match=r"expected a vector of shape \(43,\) and torch.float64"
+        ):
+            corrected_update(gradient, fisher, odd, inner_lr=0.1)
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="expected a finite proposal, got NaN or inf"):
+            corrected_update(gradient * bad, fisher, gradient, inner_lr=0.1)
+        with pytest.raises(ValueError, match="expected a finite gradient, got NaN or inf"):
+            corrected_update(gradient, fisher, gradient * bad, inner_lr=0.1)
+    traced = gradient.clone().requires_grad_()
+    assert not corrected_update(traced, fisher, traced, inner_lr=0.1).requires_grad
 
 
 def test_the_largest_eigenvalue():
