@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from ._checks import at_least_one
 from .data import Dataset
-from .models import device_of
+from .models import device_of, logits
 from .training import _seeded_global_state, accuracy, takes_outputs
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -127,12 +127,14 @@ def train_tasks(
 
     Raises:
         TypeError: If ``method`` is no :class:`Method` or ``make_optimizer`` cannot be called.
-        ValueError: If there is no task, their shapes differ, a number is out of range, the method
-            has no room for so many tasks, or the optimizer does not fit; nothing has been trained.
+        ValueError: If there is no task, their shapes differ, the model's outputs are not one for
+            each class, a number is out of range, the method has no room for so many tasks, or the
+            optimizer does not fit; nothing has been trained then.
         FloatingPointError: If the loss or the penalty becomes infinite or NaN.
     """
     method = Method() if method is None else method
     _check_run(tasks, method, make_optimizer, epochs, batch_size)
+    _check_model(model, tasks[0])
     device = device_of(model)
     data = [task.to(device) for task in tasks]
     order = torch.Generator().manual_seed(seed)
@@ -198,6 +200,8 @@ def _check_run(
             "expected a function that makes an optimizer, such as "
             f"lambda: Adam(model.parameters()), got {type(make_optimizer).__name__}"
         )
+    if isinstance(tasks, Dataset):
+        raise TypeError("expected a sequence of tasks, such as [digits, permuted], got a Dataset")
     if len(tasks) == 0:
         raise ValueError("expected at least one task, got none")
     if len({(task.shape, len(task.classes)) for task in tasks}) != 1:
@@ -208,7 +212,20 @@ def _check_run(
     at_least_one(epochs=epochs, batch_size=batch_size)
 
 
-def _check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
+def _check_model(model: nn.Module, task: Dataset) -> None:
+    shape = tuple(logits(model, task.x_train[:1]).shape)
+    if len(shape) != 2 or shape[1] < len(task.classes):
+        raise ValueError(
+            f"expected outputs of shape (N, {len(task.classes)}), one for each class, got "
+            f"{shape} for one example"
+        )
+
+
+def _check_optimizer(optimizer: object, model: nn.Module) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"expected make_optimizer to return an optimizer, got {type(optimizer).__name__}"
+        )
     own = {id(p) for p in model.parameters()}
     if not own.intersection(id(p) for group in optimizer.param_groups for p in group["params"]):
         raise ValueError("expected an optimizer over the model's parameters, got one over others")

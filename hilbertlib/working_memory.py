@@ -75,10 +75,10 @@ class WorkingMemory:
                 memory is then unchanged.
         """
         self.check(self.tasks + 1)
-        if len(x) == 0 or len(x) != len(y):
+        if y.ndim != 1 or len(y) == 0 or len(x) != len(y):
             raise ValueError(
-                f"expected one label for each of one or more examples, got {len(x)} examples and "
-                f"{len(y)} labels"
+                "expected one label for each of one or more examples, got shapes "
+                f"{tuple(x.shape)} and {tuple(y.shape)}"
             )
         share = min(self.capacity // (self.tasks + 1), len(x), self.share or self.capacity)
         state = self._random.get_state()
@@ -139,14 +139,24 @@ class Storage:
 def mlp_parameters(sizes: Sequence[int]) -> int:
     """Number of weights and biases of a multilayer perceptron.
 
+    Raises:
+        ValueError: If a size is below 1, or there are not two: inputs and outputs.
+
     >>> mlp_parameters((784, 400, 400, 10))
     478410
     """
+    if len(sizes) < 2:
+        raise ValueError(f"expected the sizes of inputs and outputs at least, got {tuple(sizes)}")
+    for size in sizes:
+        at_least_one(size=size)
     return sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
 
 
 def diagonal_storage(parameters: int, number_bytes: int = 4) -> Storage:
     """EWC's store, or SI's: the old value of each parameter and its importance.
+
+    Raises:
+        ValueError: If a number is below 1.
 
     For the network of section 3.1 the paper has 1,148,820 numbers, or 1,465 images, and 15,489
     images for 2,000 units a layer. These are for inputs of 32 x 32 = 1,024 pixels; with MNIST's
@@ -160,6 +170,7 @@ def diagonal_storage(parameters: int, number_bytes: int = 4) -> Storage:
     >>> int(diagonal_storage(mlp_parameters((784, 2000, 2000, 10))).images())
     14265
     """
+    at_least_one(parameters=parameters, number_bytes=number_bytes)
     return Storage(2 * parameters, 2 * parameters * number_bytes)
 
 
@@ -172,9 +183,16 @@ def example_storage(
 ) -> Storage:
     """A working memory's store: inputs and remembered outputs. A pixel of MNIST is one byte.
 
+    Raises:
+        ValueError: If a number is below 1.
+
     >>> example_storage()
     Storage(numbers=813056, bytes=843776)
     """
+    at_least_one(
+        examples=examples, inputs=inputs, outputs=outputs, input_bytes=input_bytes,
+        output_bytes=output_bytes,
+    )  # fmt: skip
     return Storage(
         examples * (inputs + outputs), examples * (inputs * input_bytes + outputs * output_bytes)
     )

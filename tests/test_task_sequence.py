@@ -276,7 +276,7 @@ def test_training_mode_even_if_a_callback_leaves_another():
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
     train_tasks(model.eval(), TASKS[:1], None, lambda: sgd, epochs=2, batch_size=10,
                 on_epoch=lambda *_: model.eval())  # fmt: skip
-    assert modes == [True, True, False]  # two steps and an evaluation
+    assert modes == [False, True, True, False]  # the check, two steps and an evaluation
 
 
 def test_another_loss_function():
@@ -380,6 +380,11 @@ def test_a_method_is_for_one_run():
             "got SGD$",
         ),
         ({"make_optimizer": 0.1}, "a function that makes an optimizer, .*, got float$"),
+        ({"make_optimizer": lambda: None}, "make_optimizer to return an optimizer, got NoneType$"),
+        (
+            {"tasks": TASKS[0]},
+            r"^expected a sequence of tasks, such as \[digits, permuted\], got a Dataset$",
+        ),
     ],
 )
 def test_arguments_of_another_type(changes, message):
@@ -402,6 +407,19 @@ def test_an_optimizer_that_does_not_fit():
     run(model=model, make_optimizer=lambda: torch.optim.SGD([model[1].bias], lr=0.1))
     changed = (flat(model) != before).nonzero().ravel().tolist()
     assert changed == [20, 21, 22, 23, 24]
+
+
+def test_a_model_whose_outputs_do_not_fit():
+    for layers, message in (
+        ([nn.Linear(4, 2)], r"outputs of shape \(N, 3\), one for each class, got \(1, 2\) for one"),
+        ([nn.Linear(4, 3), nn.Flatten(0)], r"of shape \(N, 3\), one for each class, got \(3,\)"),
+    ):
+        model = nn.Sequential(nn.Flatten(), *layers).double()
+        before = flat(model)
+        with pytest.raises(ValueError, match=message):
+            run(model=model)
+        assert torch.equal(flat(model), before)
+    run(model=seeded(lambda: mlp((4, 5)), 0).double())  # more outputs than classes
 
 
 def test_divergence():

@@ -136,8 +136,15 @@ def test_there_must_be_room_for_one_example_a_task():
 @pytest.mark.parametrize(
     ("x", "y", "function", "message"),
     [
-        (torch.zeros(0, 2), torch.zeros(0), lambda x: x, "got 0 examples and 0 labels"),
-        (torch.zeros(5, 2), torch.zeros(4), lambda x: x, "got 5 examples and 4 labels"),
+        (
+            torch.zeros(0, 2),
+            torch.zeros(0),
+            lambda x: x,
+            r"one or more examples, got shapes \(0, 2\) and \(0,\)$",
+        ),
+        (torch.zeros(5, 2), torch.zeros(4), lambda x: x, r"got shapes \(5, 2\) and \(4,\)$"),
+        (torch.zeros(5, 2), torch.tensor(5), lambda x: x, r"got shapes \(5, 2\) and \(\)$"),
+        (torch.zeros(5, 2), torch.zeros(5, 1), lambda x: x, r"got shapes \(5, 2\) and \(5, 1\)$"),
         (*task(1), lambda x: x[1:], r"finite outputs on 2 examples, got shape \(1, 2\)"),
         (*task(1), lambda x: x * math.nan, "finite outputs on 2 examples, got shape"),
         (*task(1), lambda x: x[0, 5], "out of bounds"),
@@ -196,3 +203,23 @@ def test_the_memory_of_1024_examples_is_smaller():
     assert example_storage(2, 3, 5, 7, 11) == Storage(16, 2 * (21 + 55))
     assert diagonal_storage(3, 8) == Storage(6, 48)
     assert Storage(100, 0).images(25) == 4
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mlp_parameters((784,)), r"of inputs and outputs at least, got \(784,\)$"),
+        (lambda: mlp_parameters((784, 0, 10)), "an integer size of at least 1, got 0"),
+        (lambda: diagonal_storage(0), "parameters of at least 1, got 0"),
+        (lambda: diagonal_storage(1, 0), "number_bytes of at least 1, got 0"),
+        (lambda: example_storage(0), "examples of at least 1, got 0"),
+        (lambda: example_storage(inputs=-1), "inputs of at least 1, got -1"),
+        (lambda: example_storage(outputs=0), "outputs of at least 1, got 0"),
+        (lambda: example_storage(input_bytes=0), "input_bytes of at least 1, got 0"),
+        (lambda: example_storage(output_bytes=0.5), "output_bytes of at least 1, got 0.5"),
+    ],
+)
+def test_sizes_out_of_range(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+    assert mlp_parameters((1, 1)) == 2
