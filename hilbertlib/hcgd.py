@@ -150,7 +150,11 @@ class HilbertConstrained(Optimizer):
         another the training batch. Needed where ``current`` comes from a network with dropout.
         """
         self._mask = RandomState({p.device for g in self.param_groups for p in g["params"]})
-        yield
+        try:
+            yield
+        except BaseException:
+            self._mask = None
+            raise
 
     def step(  # type: ignore[override]
         self,
@@ -346,11 +350,11 @@ class HilbertConstrained(Optimizer):
                         given.append((p, p.grad))
                         p.grad = p.grad * ratio
         try:
-            if self._needs_closure:
-                known = [loss]  # of the evaluation that was made already
-                self.base.step(lambda: known.pop() if known else closure())  # type: ignore[misc]
-            else:
+            if closure is None:
                 self.base.step()
+            else:
+                known = [loss]  # the evaluation that was made already; some bases make more
+                self.base.step(lambda: known.pop() if known else closure())
         finally:
             for group, values in settings:
                 group.update(values)

@@ -186,6 +186,18 @@ def test_one_mask_for_the_whole_step():
     assert not torch.equal(masks.seen[-1], masks.seen[4])
 
 
+def test_a_pass_that_failed_leaves_no_mask():
+    model = network(nn.Dropout(0.5))
+    masks, optimizer = Masks(model[2]), momentum(model)
+    torch.manual_seed(5)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), optimizer.one_mask():
+        model(X[:, :2])
+    backward(model)  # its mask is the one that the failed pass would have drawn
+    optimizer.step(lambda: model(X).softmax(1))
+    assert torch.equal(masks.seen[1], masks.seen[2])
+    assert not torch.equal(masks.seen[0], masks.seen[1])
+
+
 def test_lambda_zero_draws_no_random_numbers():
     model = network(nn.Dropout(0.5))
     backward(model)
@@ -392,6 +404,24 @@ def test_closures_run_first_with_gradients_and_their_value_is_returned():
     assert torch.equal(flat(model), flat(other))
     backward(model)
     assert optimizer.step(lambda: model(XV).softmax(1)) is None
+
+
+def test_a_base_may_evaluate_the_closure_again():
+    class Twice(torch.optim.SGD):
+        def step(self, closure=None):
+            seen.append([closure(), closure()])
+            return super().step()
+
+    model, seen, calls = network(), [], itertools.count()
+
+    def closure():
+        backward(model)
+        return next(calls)
+
+    loss = HilbertConstrained(Twice(model.parameters(), lr=0.1)).step(
+        lambda: model(XV).softmax(1), closure
+    )
+    assert (loss, seen) == (0, [[0, 1]])
 
 
 def test_hooks_and_no_grad_around_the_step_do_not_matter():
