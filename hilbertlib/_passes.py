@@ -187,8 +187,8 @@ class Checkpoint:
     def _copied(self, value: Any, memory: Iterator[Tensor]) -> Any:
         if isinstance(value, Tensor):
             old, value = next(memory, None), value.detach()
-            fits = old is not None and (old.shape, old.dtype, old.device) == (
-                value.shape, value.dtype, value.device,
+            fits = old is not None and (old.shape, old.dtype, old.device, old.layout) == (
+                value.shape, value.dtype, value.device, value.layout,
             )  # fmt: skip
             self._memory.append(old.copy_(value) if fits and old is not None else value.clone())
             return self._memory[-1]

@@ -203,7 +203,7 @@ class HilbertConstrained(Optimizer):
             again = [self._gradient(g, p) for g, p in moving] if n > 1 else []
             self._propose(closure, loss)
             # λ = 0 with n = 1 is the base optimizer to the last bit, random numbers included.
-            for j in range(n if leashed or n > 1 else 0):
+            for j in range(n):
                 if leashed:
                     scale, pull = self._pull(functions[j], before[j % len(before)], norm, moving)
                     self._correct(
@@ -372,7 +372,10 @@ class HilbertConstrained(Optimizer):
                 # torch's buffer is v / ε. With ε = 0 no velocity gives this step.
                 unit = float(group["velocity_lr"] or group["lr"])
                 if unit > 0:
-                    buffers = [self.state[p]["momentum_buffer"] for p in parameters[start:stop]]
+                    states = [self.state[p] for p in parameters[start:stop]]
+                    for state in states:  # torch's first velocity is the gradient, sparse or not
+                        state["momentum_buffer"] = _dense(state["momentum_buffer"])
+                    buffers = [state["momentum_buffer"] for state in states]
                     torch._foreach_add_(buffers, some, alpha=factor / unit)
 
 

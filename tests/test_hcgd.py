@@ -386,6 +386,17 @@ def test_nesterov_keeps_its_velocity_and_the_users_gradient(foreach):
     assert all(map(torch.equal, given, values))
 
 
+def test_nesterov_at_a_rate_of_zero_only_gathers_velocity():
+    model = network()
+    sgd = SGD(model.parameters(), lr=0.0, momentum=0.9, nesterov=True, weight_decay=0.1)
+    optimizer = HilbertConstrained(sgd, absorb=False)
+    before = weights(model)
+    assert torch.equal(run(model, optimizer, steps=1), before)
+    for p in model.parameters():
+        velocity = sgd.state[p]["momentum_buffer"]
+        torch.testing.assert_close(velocity, p.grad + 0.1 * p.detach(), rtol=1e-13, atol=1e-15)
+
+
 def test_a_base_that_needs_a_closure_gets_it_and_one_evaluation_is_not_repeated():
     def make(p):
         return torch.optim.LBFGS(p, lr=0.2, max_iter=3)
@@ -505,14 +516,24 @@ def test_tied_parameters_move_once():
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_sparse_gradients(n):
+@pytest.mark.parametrize(
+    "options", [{}, {"absorb": False}, {"velocity": "paper"}], ids=["torch", "apart", "paper"]
+)
+@pytest.mark.parametrize("beta", [0.0, 0.9])
+def test_sparse_gradients(n, options, beta):
     dense, sparse = (nn.Embedding(5, 3, sparse=s).double() for s in (False, True))
     sparse.load_state_dict(dense.state_dict())
     index = torch.tensor([0, 2, 2])
     for table in (dense, sparse):
-        table(index).square().sum().backward()
-        optimizer = HilbertConstrained(SGD(table.parameters(), 0.1), 0.5, 0.1, corrections=n)
-        optimizer.step(lambda table=table: table(index))
+        sgd = SGD(table.parameters(), 0.1, momentum=beta)
+        optimizer = HilbertConstrained(sgd, 0.5, 0.1, corrections=n, **options)
+        for rate in (0.1, 0.05, 0.2):
+            sgd.param_groups[0]["lr"] = rate
+            optimizer.zero_grad()
+            table(index).square().sum().backward()
+            with pytest.raises(TypeError):
+                optimizer.step(lambda: None)
+            optimizer.step(lambda table=table: table(index))
     assert sparse.weight.grad.is_sparse
     torch.testing.assert_close(dense.weight, sparse.weight)
 
@@ -543,6 +564,7 @@ def test_hcgd_by_name_is_sgd_with_the_papers_velocity():
     expected = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "lam": 0.5, "inner_lr": 0.02,
                 "corrections": 1, "norm": "rms", "velocity": "paper", "absorb": True}  # fmt: skip
     assert {name: defaults[name] for name in expected} == expected
+    assert HCGD(model.parameters()).distributed is True
     assert HCGD(model.parameters(), distributed=False).distributed is False
     assert (
         HCGD(model.parameters(), absorb=False, velocity="torch").param_groups[0]["absorb"] is False

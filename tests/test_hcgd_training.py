@@ -55,9 +55,16 @@ def test_outputs_in_half_precision_are_compared_in_full():
     optimizer = wrap(model)
     F.cross_entropy(model(X.bfloat16()).float(), Y).backward()
     before = flat(model)
+    start = copy.deepcopy(model)
     optimizer.step(lambda: model(XV.bfloat16()).softmax(1))
     assert flat(model).isfinite().all()
     assert not torch.equal(flat(model), before)
+    other = copy.deepcopy(start)
+    for p, q in zip(other.parameters(), model.parameters(), strict=True):
+        p.data -= 0.1 * q.grad
+    f, g = (m(XV.bfloat16()).softmax(1).double() for m in (start, other))
+    expected = (f - g).square().sum(1).mean().sqrt().item()
+    assert optimizer.distances == pytest.approx([expected], rel=1e-6)
 
 
 def test_gradscaler_unscales_first_and_skips_the_whole_step_on_overflow():
