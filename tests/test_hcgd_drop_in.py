@@ -705,22 +705,45 @@ def test_after_a_refusal_training_goes_on_as_if_nothing_had_been():
 
 def test_other_ways_to_ask_for_the_impossible():
     model = network()
-    with pytest.raises(TypeError, match="torch optimizer as base, got Sequential"):
-        HilbertConstrained(model)
-    with pytest.raises(TypeError, match="torch optimizer as base, got HilbertConstrained"):
-        HilbertConstrained(momentum(model))
+    for wrong in (model, momentum(model)):
+        with pytest.raises(
+            TypeError, match=rf"^expected a torch optimizer as base, got {type(wrong).__name__}$"
+        ):
+            HilbertConstrained(wrong)
+    apart = r"^Nesterov's velocity is not its step; pass absorb=False to keep it apart$"
     nesterov = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-    with pytest.raises(ValueError, match="Nesterov's velocity is not its step; pass absorb=False"):
+    with pytest.raises(ValueError, match=apart):
         HilbertConstrained(nesterov)
-    with pytest.raises(ValueError, match="velocity='paper' is a form of SGD's momentum"):
+    form = r"^velocity='paper' is a form of SGD's momentum; the base is not SGD$"
+    with pytest.raises(ValueError, match=form):
         adam(model, velocity="paper")
     differentiable = torch.optim.SGD(model.parameters(), lr=0.1, differentiable=True)
-    with pytest.raises(ValueError, match="base with differentiable=False"):
+    with pytest.raises(
+        ValueError,
+        match=r"^expected a base with differentiable=False: no graph is kept of a step$",
+    ):
         HilbertConstrained(differentiable)
     optimizer = momentum(model)
-    with pytest.raises(ValueError, match=r"no parameter has a gradient: call loss.backward\(\)"):
+    with pytest.raises(
+        ValueError, match=r"^no parameter has a gradient: call loss.backward\(\) before step$"
+    ):
         optimizer.step(lambda: model(XV))
-    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "corrections": 3})
+    one = [nn.Parameter(torch.ones(1))]
+    with pytest.raises(ValueError, match=apart):
+        optimizer.add_param_group({"params": one, "momentum": 0.9, "nesterov": True})
+    with pytest.raises(ValueError, match=form):
+        adam(model).add_param_group({"params": one, "velocity": "paper"})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": one, "corrections": 3})
     backward(model)
-    with pytest.raises(ValueError, match=r"same corrections and norm.*\(1, 'rms'\), \(3, 'rms'\)"):
+    with pytest.raises(
+        ValueError, match=r"^expected the same corrections and norm in all parameter groups, got "
+        r"\[\(1, 'rms'\), \(3, 'rms'\)\]$",
+    ):  # fmt: skip
         optimizer.step(lambda: model(XV))
+    assert momentum(model).distributed is True
+    with pytest.raises(
+        TypeError, match=r"^step needs an output function that returns f\(X_V\), such as lambda: "
+        r"model\(x_v\)\.softmax\(dim=1\), or a list of 1; got NoneType$",
+    ):  # fmt: skip
+        momentum(model).step()
