@@ -1,6 +1,7 @@
 """Natural gradient steps against dense solves in float64, and Algorithm 3 against them."""
 
 import copy
+import dataclasses
 import math
 import warnings
 
@@ -132,12 +133,17 @@ def test_a_singular_system_with_b_in_range_has_the_shortest_solution():
 def test_a_singular_system_says_so():
     a = torch.diag(torch.tensor([2.0, 0.5, 0.0], dtype=torch.float64))
     b = torch.ones(3, dtype=torch.float64)
-    with pytest.raises(torch.linalg.LinAlgError, match=r"singular along .* add damping; 0.1 is"):
-        conjugate_gradient(a.__matmul__, b)
-    with pytest.raises(
-        torch.linalg.LinAlgError, match=r"curvature 0\.0e\+00 where the largest is 0"
-    ):
+    message = (
+        r"^the system is singular along a direction of the right-hand side \(curvature 0\.0e\+00 "
+        r"where the largest is 0\.0e\+00, iteration 1\): add damping; 0\.1 is common for a Fisher "
+        r"information$"
+    )
+    with pytest.raises(torch.linalg.LinAlgError, match=message):
         conjugate_gradient(torch.zeros_like, b)
+    with pytest.raises(
+        torch.linalg.LinAlgError, match=r"^the system is singular .*, iteration 3\)"
+    ):
+        conjugate_gradient(a.__matmul__, b)
     damped = conjugate_gradient(a.__matmul__, b, damping=0.5)
     torch.testing.assert_close(damped.x.tolist(), [0.4, 1.0, 2.0])
 
@@ -145,13 +151,70 @@ def test_a_singular_system_says_so():
 def test_an_indefinite_matrix_says_so():
     a = torch.diag(torch.tensor([1.0, -2.0], dtype=torch.float64))
     message = (
-        r"the system is indefinite \(curvature -5\.0e-01 where the largest is 5\.0e-01, iteration "
-        r"1\), which no Fisher information is: check the product, or add more damping than 5.0e-01"
+        r"^the system is indefinite \(curvature -5\.0e-01 where the largest is 5\.0e-01, iteration "
+        r"1\), which no Fisher information is: check the product, or add more damping than 5.0e-01$"
     )
     with pytest.raises(torch.linalg.LinAlgError, match=message):
         conjugate_gradient(a.__matmul__, torch.ones(2, dtype=torch.float64))
     damped = conjugate_gradient(a.__matmul__, torch.ones(2, dtype=torch.float64), damping=3.0)
     torch.testing.assert_close(damped.x.tolist(), [0.25, 1.0])
+    # Found late, where the residual is small already.
+    a = torch.diag(torch.tensor([1.0, -0.5], dtype=torch.float64))
+    with pytest.raises(
+        torch.linalg.LinAlgError, match=r"^the system is indefinite .*, iteration 2\)"
+    ):
+        conjugate_gradient(a.__matmul__, torch.tensor([1.0, 1e-6], dtype=torch.float64), tol=1e-9)
+    # Negative, but no more than rounding makes of a zero.
+    a = torch.diag(torch.tensor([1.0, -1e-10], dtype=torch.float64))
+    with pytest.raises(torch.linalg.LinAlgError, match=r"^the system is singular along"):
+        conjugate_gradient(a.__matmul__, torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_the_scale_of_the_matrix_does_not_matter(scale):
+    a, b = spd(0) * scale, draw(1, 6)
+    found = conjugate_gradient(a.__matmul__, b, tol=1e-10, max_iter=60)
+    expected = torch.linalg.solve(spd(0), b)
+    torch.testing.assert_close(found.x * scale, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_a_right_hand_side_of_one_entry():
+    a = torch.tensor([[4.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
+    b = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    found = conjugate_gradient(a.__matmul__, b, tol=0.0, max_iter=1)
+    torch.testing.assert_close(found.x.tolist(), [0.25, 0.0])
+    assert found.residual == pytest.approx(0.25)
+    assert found.converged is False
+
+
+@pytest.mark.parametrize(("left", "converged"), [(0.5, True), (0.75, False)])
+def test_converged_is_measured_and_allows_twice_the_tolerance(left, converged):
+    """A product that changes after the iteration, as rounding changes it, is found out."""
+    calls = []
+
+    def product(v: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return v if len(calls) == 1 else v * (1 - left)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = conjugate_gradient(product, torch.ones(4, dtype=torch.float64), tol=0.25)
+    assert found.residual == left
+    assert found.converged is converged
+    assert len(caught) == (not converged)
+
+
+def test_250_products_unless_told():
+    a = torch.logspace(0, 8, 600, dtype=torch.float64)
+    with pytest.warns(ConvergenceWarning, match="stopped after 250 iterations"):
+        found = conjugate_gradient(a.mul, torch.ones(600, dtype=torch.float64))
+    assert found.iterations == 250
+
+
+def test_a_solution_is_not_changed():
+    found = conjugate_gradient(lambda v: v, torch.ones(2))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.residual = 0.0
 
 
 def test_gradients_do_not_flow_into_the_solution():
@@ -198,10 +261,14 @@ def test_the_scale_of_the_right_hand_side_does_not_matter(scale):
 
 def test_no_convergence_warns_and_says_what_to_do():
     a, b = spd(0), draw(1, 6)
-    with pytest.warns(
-        ConvergenceWarning, match=r"after 2 iterations .* above tol=1.0e-05: raise max_"
-    ):
+    message = (
+        r"^conjugate gradients stopped after 2 iterations at a relative residual of \d\.\de-0\d, "
+        r"above tol=1\.0e-05: raise max_iter or the damping, use float64, or pass tol=0 to run "
+        r"max_iter iterations on purpose$"
+    )
+    with pytest.warns(ConvergenceWarning, match=message) as caught:
         found = conjugate_gradient(a.__matmul__, b, max_iter=2)
+    assert caught[0].filename == __file__  # it points at the caller
     assert not found.converged
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -216,18 +283,22 @@ def test_no_convergence_warns_and_says_what_to_do():
         (
             {"b": torch.ones(2).long()},
             ValueError,
-            r"a finite vector, got shape \(2,\), torch.int64",
+            r"^expected a finite vector, got shape \(2,\), torch.int64, or NaN or inf$",
         ),
         (
             {"product": lambda v: v[:1]},  # would be broadcast
             ValueError,
-            r"expected a product of shape \(2,\) and torch.float32, got \(1,\), torch.float32",
+            r"^expected a product of shape \(2,\) and torch.float32, got \(1,\), torch.float32",
         ),
         ({"product": lambda v: v.double()}, ValueError, r"got \(2,\), torch.float64"),
         ({"damping": -0.1}, ValueError, "expected a finite damping of at least 0, got -0.1"),
         ({"tol": -1.0}, ValueError, "expected a finite tol of at least 0, got -1.0"),
         ({"max_iter": 0}, ValueError, "expected an integer max_iter of at least 1, got 0"),
-        ({"product": lambda v: v * math.nan}, FloatingPointError, "product .* is not finite"),
+        (
+            {"product": lambda v: v * math.nan},
+            FloatingPointError,
+            "^a product with the matrix is not finite$",
+        ),
     ],
 )
 def test_bad_systems(arguments, error, message):
