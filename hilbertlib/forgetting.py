@@ -309,6 +309,11 @@ class SynapticIntelligence(_Anchored):
     def before_step(self, model: nn.Module) -> None:
         if not self._path:
             raise ValueError("call begin_task before a task's first step")
+        if len(_trained(model)) != len(self._path):
+            raise ValueError(
+                f"expected the {len(self._path)} parameters trained at the task's start, got "
+                f"{len(_trained(model))}: freeze or free them between tasks"
+            )
         # Copies: the penalty's gradient is added to .grad, and the step moves the parameters.
         self._before = [
             (p.detach().clone(), torch.zeros_like(p) if p.grad is None else p.grad.clone())

@@ -159,7 +159,7 @@ def test_a_model_without_trainable_parameters(name):
     method, model = METHODS[name](), net().requires_grad_(False)
     if name in ("ewc", "si"):
         with pytest.raises(
-            ValueError, match="^expected a model with trainable parameters, got none$"
+            ValueError, match=r"^expected a model with trainable parameters, got none$"
         ):
             learn(method, model, 0)
         assert method.finished == 0
@@ -541,16 +541,15 @@ def test_si_refuses_a_parameter_frozen_within_a_task():
     method, model = SynapticIntelligence(), net()
     method.begin_task(model, 0, 1)
     model[3].bias.requires_grad_(False)
-    method.before_step(model)
-    with pytest.raises(ValueError, match="shorter than argument 1"):
-        method.after_step(model, None)
+    with pytest.raises(ValueError, match="the 4 parameters trained at the task's start, got 3: "):
+        method.before_step(model)
 
 
 def test_si_needs_the_start_of_a_task():
     method, model = SynapticIntelligence(), net()
     for _ in range(2):
         for call in (lambda: method.before_step(model), lambda: method.end_task(model, *task(0))):
-            with pytest.raises(ValueError, match="^call begin_task before a task's first step$"):
+            with pytest.raises(ValueError, match=r"^call begin_task before a task's first step$"):
                 call()
         learn(method, model, method.finished)
 
