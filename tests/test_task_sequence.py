@@ -157,6 +157,10 @@ def test_what_was_kept_and_what_was_lost():
     history = TaskHistory(accuracy.double(), torch.zeros(3, 1), torch.zeros(3, 1))
     assert history.average == pytest.approx(0.6)
     assert history.forgetting == pytest.approx((0.4 + 0.1) / 2)
+    two = TaskHistory(accuracy[:2, :2], torch.zeros(2, 1), torch.zeros(2, 1))
+    assert two.forgetting == pytest.approx(0.2)
+    with pytest.raises(AttributeError):
+        two.loss = torch.ones(2, 1)
     one = TaskHistory(accuracy[:1, :1], torch.zeros(1, 1), torch.zeros(1, 1))
     assert one.forgetting == 0.0
     assert one.average == pytest.approx(0.9)
