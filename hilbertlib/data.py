@@ -150,6 +150,9 @@ def permute_pixels(dataset: Dataset, seed: int) -> Dataset:
 
     A task of permuted MNIST (section 3.1): as hard as the original for a network without
     convolutions, and different from it in every pixel.
+
+    >>> permute_pixels(load("digits"), seed=1).name
+    'digits (pixels permuted, seed 1)'
     """
     channels, height, width = dataset.shape
     order = _random(seed).permutation(height * width)

@@ -101,6 +101,13 @@ def estimate_l2(
 
     Raises:
         ValueError: As :func:`l2_distance`; or fewer than two examples; or a bad ``level``.
+
+    >>> f, g = torch.zeros(100, 1), torch.tensor([[0.1], [0.3]]).repeat(50, 1)
+    >>> estimate = estimate_l2(f, g)
+    >>> print(f"{estimate.distance:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]")
+    0.224 [0.206, 0.240]
+    >>> math.ceil(estimate.examples_needed(0.05))  # for ± 5% of the distance
+    249
     """
     _check_reduction(reduction)
     difference = _difference(f, g).detach().double()
@@ -138,6 +145,12 @@ def pairwise_l2(
 
     Raises:
         ValueError: As :func:`l2_distance`, or there is no function.
+
+    >>> outputs = torch.tensor([[[0.0], [0.0]], [[1.0], [1.0]], [[0.0], [2.0]]])  # (S, N, C)
+    >>> pairwise_l2(outputs, reduction="mean_norm")
+    tensor([[0., 1., 1.],
+            [1., 0., 1.],
+            [1., 1., 0.]], dtype=torch.float64)
     """
     _check_reduction(reduction)
     rows = _stack(outputs, "outputs", 2)
@@ -214,6 +227,10 @@ def pairwise_parameter_distance(
 
     Raises:
         ValueError: If shapes do not fit, a value is not finite, or there is no vector.
+
+    >>> pairwise_parameter_distance(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+    tensor([[0., 5.],
+            [5., 0.]], dtype=torch.float64)
     """
     rows = _stack(parameters, "parameters", 1)
     columns = rows if other is None else _stack(other, "parameters", 1)
@@ -236,6 +253,9 @@ def kl_divergence(p: Tensor, q: Tensor, log: bool = False) -> Tensor:
 
     Raises:
         ValueError: If shapes differ, the batch is empty, or a row is not a distribution.
+
+    >>> kl_divergence(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.5]]))  # log 2
+    tensor(0.6931)
     """
     if p.shape != q.shape or p.ndim != 2:
         raise ValueError(f"expected two tensors (N, C), got {_shape(p)} and {_shape(q)}")

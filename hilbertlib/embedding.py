@@ -65,6 +65,9 @@ def stress(points: ArrayLike, distances: ArrayLike) -> float:
     """How badly points ``(S, 2)`` hold the distances δ, ``(S, S)``: sqrt(Σ (d − δ)² / Σ δ²).
 
     Over all pairs, d the distance between the points; 0 where all δ are 0.
+
+    >>> stress([[0, 0], [3, 0]], [[0, 4], [4, 0]])  # one unit short of four
+    0.25
     """
     x, delta = np.asarray(points, dtype=np.float64), np.asarray(distances, dtype=np.float64)
     d = np.linalg.norm(x[:, None] - x[None], axis=-1)
@@ -83,6 +86,10 @@ def align(points: ArrayLike, target: ArrayLike) -> Points:
 
     Raises:
         ValueError: If the shapes differ.
+
+    >>> turned = align([[0, 0], [0, 1], [0, 3]], [[0, 0], [1, 0], [3, 0]])
+    >>> bool(np.allclose(turned, [[0, 0], [1, 0], [3, 0]]))
+    True
     """
     from scipy.linalg import orthogonal_procrustes
 

@@ -172,6 +172,11 @@ def fisher_vector_product(
 
     For more than one at the same parameters build a :class:`Fisher` and hold it. Arguments and
     errors are its.
+
+    >>> model = nn.Linear(2, 1)
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> fisher_vector_product(model, x, torch.ones(3), likelihood="gaussian")
+    tensor([1.0000, 3.0000, 2.5000])
     """
     fisher = Fisher(
         model, x, likelihood=likelihood, kind=kind, targets=targets,

@@ -102,6 +102,13 @@ class L2Memory(_Remembering):
 
     Raises:
         ValueError: If a number is out of range or a name unknown.
+
+    >>> model, method = nn.Linear(4, 3), L2Memory(capacity=10)
+    >>> x, y = torch.rand(20, 4), torch.arange(20) % 3
+    >>> method.begin_task(model, task=0, tasks=2)
+    >>> method.end_task(model, x, y)  # remembers the function
+    >>> method.penalty(model).item()  # it has not moved yet
+    0.0
     """
 
     def __init__(
@@ -228,6 +235,12 @@ class EWC(_Anchored):
 
     The sum over tasks is kept as one quadratic, exactly: two numbers a parameter however many
     tasks.
+
+    >>> model, method = nn.Linear(4, 3), EWC(lam=500.0, fisher="empirical")
+    >>> method.begin_task(model, task=0, tasks=2)
+    >>> method.end_task(model, torch.rand(20, 4), torch.arange(20) % 3)
+    >>> method.nbytes  # two float32 for each of 15 parameters
+    120
     """
 
     def __init__(

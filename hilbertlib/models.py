@@ -46,6 +46,9 @@ def small_cnn(classes: int = 10, width: int = 16, batch_norm: bool = False) -> n
     """A convolutional network for the 8x8 digits: two layers of 3x3 filters, then one linear.
 
     Small enough to train in seconds on one core; the live stand-in for :func:`cnn4`.
+
+    >>> small_cnn()(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 10])
     """
     return nn.Sequential(
         *_conv(1, width, batch_norm),
@@ -198,6 +201,10 @@ def probabilities(model: nn.Module, x: Tensor, batch_size: int | None = None) ->
 
     What every function-space distance in the paper is taken over. In evaluation mode, without
     gradients; buffers and training mode stay as they were.
+
+    >>> outputs = probabilities(mlp((64, 32, 10)), torch.rand(5, 1, 8, 8))
+    >>> outputs.shape, torch.allclose(outputs.sum(dim=1), torch.ones(5))
+    (torch.Size([5, 10]), True)
     """
     return logits(model, x, batch_size).softmax(dim=1)
 

@@ -41,12 +41,21 @@ def natural_update(
         fisher: F at the parameters before the step.
         gradient: J, shape ``(P,)``: ``fisher.flatten(p.grad for p in fisher.parameters)``.
         lam: λ > 0, nats of cost for each nat of KL divergence.
-        damping, tol, max_iter: As for :func:`conjugate_gradient`, which says what is raised. F is
-            singular for a network with more parameters than outputs; it can still be solved
+        damping, tol, max_iter: As for :func:`.conjugate_gradient`, which says what is raised. F
+            is singular for a network with more parameters than outputs; it can still be solved
             undamped if J comes from the same examples, without weight decay.
 
     Raises:
         ValueError: If ``lam`` is not positive.
+
+    >>> model = torch.nn.Linear(2, 3)
+    >>> x, y = torch.rand(8, 2), torch.arange(8) % 3
+    >>> torch.nn.functional.cross_entropy(model(x), y).backward()
+    >>> fisher = Fisher(model, x)
+    >>> gradient = fisher.flatten(p.grad for p in fisher.parameters)
+    >>> delta = natural_update(fisher, gradient, lam=10.0, damping=0.1)
+    >>> bool(gradient @ delta < 0)  # downhill
+    True
     """
     positive(lam=lam)
     solution = conjugate_gradient(
@@ -85,6 +94,16 @@ def corrected_update(
 
     Warns:
         ConvergenceWarning: If the corrections grow: η is too large.
+
+    >>> fisher = Fisher(torch.nn.Linear(2, 3), torch.rand(8, 2))
+    >>> gradient = torch.ones(fisher.size)
+    >>> eta = 1 / (largest_eigenvalue(fisher) + 0.1)
+    >>> proposal = -0.1 * gradient
+    >>> near = corrected_update(
+    ...     proposal, fisher, gradient, inner_lr=eta, corrections=100, damping=0.1
+    ... )
+    >>> torch.allclose(near, natural_update(fisher, gradient, damping=0.1), rtol=0.01)
+    True
     """
     _check_corrections(inner_lr, lam, corrections, damping)
     for name, vector in (("proposal", proposal), ("gradient", gradient)):
@@ -191,6 +210,10 @@ def largest_eigenvalue(fisher: Fisher, iterations: int = 30, seed: int = 0) -> f
 
     Raises:
         ValueError: If ``iterations`` is below 1.
+
+    >>> model = torch.nn.Linear(2, 3)
+    >>> largest_eigenvalue(Fisher(model, torch.zeros(8, 2), likelihood="gaussian"))
+    1.0
     """
     at_least_one(iterations=iterations)
     like = fisher.parameters[0]

@@ -7,13 +7,12 @@ and never a pickle. The rule that turns a record into a verdict is in :mod:`hilb
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from .checkpoints import write_whole
 from .provenance import Cell, Provenance, cell, collect_provenance
 from .verdicts import Claim, Interval, Part, Verdict, Word, judge, seed_interval
 
@@ -151,20 +150,7 @@ def save_record(record: Record, path: str | Path) -> Path:
     Returns:
         The path written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(_to_text(record))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # a temporary file is its owner's alone
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
+    return write_whole(path, lambda file: file.write(_to_text(record).encode()))
 
 
 def load_record(path: str | Path) -> Record:

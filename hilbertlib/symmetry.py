@@ -39,20 +39,22 @@ def _hidden(model: nn.Module, layer: int) -> tuple[nn.Linear, nn.Linear]:
 def permute_hidden(model: nn.Module, order: Tensor, layer: int = 0) -> nn.Module:
     """A copy of ``model`` whose hidden units stand in another order; the function is the same.
 
-    Parameters
-    ----------
-    model : multilayer perceptron
-    order : Tensor of shape ``(H,)``
-        A permutation of ``0 … H-1``: unit ``i`` of the copy is unit ``order[i]`` of the original.
-    layer : int
-        Which hidden layer.
+    Args:
+        model: A multilayer perceptron.
+        order: A permutation of ``0 … H-1``, shape ``(H,)``: unit ``i`` of the copy is unit
+            ``order[i]`` of the original.
+        layer: Which hidden layer.
 
-    Raises
-    ------
-    ValueError
-        ``order`` is not a permutation of the layer's units, or there is no such layer.
-    TypeError
-        ``model`` is not a multilayer perceptron.
+    Raises:
+        ValueError: If ``order`` is not a permutation of the layer's units, or there is no such
+            layer.
+        TypeError: If ``model`` is not a multilayer perceptron.
+
+    >>> from hilbertlib.models import mlp
+    >>> model, x = mlp((4, 3, 2)), torch.rand(5, 4)
+    >>> twin = permute_hidden(model, torch.tensor([2, 0, 1]))
+    >>> torch.allclose(twin(x), model(x), atol=1e-6), torch.equal(twin[1].bias, model[1].bias)
+    (True, False)
     """
     twin = copy.deepcopy(model)
     into, out = _hidden(twin, layer)
@@ -72,18 +74,21 @@ def permute_hidden(model: nn.Module, order: Tensor, layer: int = 0) -> nn.Module
 def rescale_hidden(model: nn.Module, factors: Tensor, layer: int = 0) -> nn.Module:
     """A copy whose ReLU units are scaled on the way in and back on the way out; same function.
 
-    Parameters
-    ----------
-    model : multilayer perceptron with ReLU
-    factors : Tensor of shape ``(H,)``
-        Positive: ``relu(c·z) = c·relu(z)`` needs ``c > 0``.
+    Args:
+        model: A multilayer perceptron with ReLU.
+        factors: Shape ``(H,)``, positive: ``relu(c·z) = c·relu(z)`` needs ``c > 0``.
+        layer: Which hidden layer.
 
-    Raises
-    ------
-    ValueError
-        A factor is not positive and finite, or their number is not that of the units.
-    TypeError
-        An activation is not ReLU, or ``model`` is not a multilayer perceptron.
+    Raises:
+        ValueError: If a factor is not positive and finite, or their number is not that of the
+            units.
+        TypeError: If an activation is not ReLU, or ``model`` is not a multilayer perceptron.
+
+    >>> from hilbertlib.models import mlp
+    >>> model, x = mlp((4, 3, 2)), torch.rand(5, 4)
+    >>> twin = rescale_hidden(model, torch.tensor([0.5, 2.0, 8.0]))
+    >>> torch.allclose(twin(x), model(x), atol=1e-6)
+    True
     """
     if any(isinstance(m, nn.Tanh) for m in model.modules()):
         raise TypeError("rescaling keeps the function only through ReLU; this network has tanh")
@@ -107,10 +112,20 @@ def match_hidden(model: nn.Module, target: nn.Module, sweeps: int = 20) -> nn.Mo
     another until no layer changes, the weight matching of Ainsworth, Hayase and Srinivasa
     (2023), which finds a local optimum.
 
-    Raises
-    ------
-    ValueError
-        The two networks have different shapes.
+    Args:
+        model: A multilayer perceptron; it is not changed.
+        target: Another of the same sizes.
+        sweeps: Rounds over the hidden layers at most.
+
+    Raises:
+        ValueError: If the two networks have different shapes.
+        TypeError: If they are not multilayer perceptrons.
+
+    >>> from hilbertlib.models import mlp
+    >>> model = mlp((4, 3, 2))
+    >>> twin = permute_hidden(model, torch.tensor([2, 0, 1]))
+    >>> torch.equal(match_hidden(twin, model)[1].weight, model[1].weight)
+    True
     """
     shapes = [[tuple(p.shape) for p in m.parameters()] for m in (model, target)]
     if shapes[0] != shapes[1]:
@@ -137,17 +152,17 @@ def match_hidden(model: nn.Module, target: nn.Module, sweeps: int = 20) -> nn.Mo
 def interpolate(a: nn.Module, b: nn.Module, t: float) -> nn.Module:
     """The network at ``(1 − t)·θ_a + t·θ_b``: a straight line in parameter space.
 
-    Parameters
-    ----------
-    a, b : Module
-        Of one architecture; buffers are taken from ``a``.
-    t : float
-        0 gives ``a``, 1 gives ``b``; values outside continue the line.
+    Args:
+        a, b: Of one architecture; buffers are taken from ``a``.
+        t: 0 gives ``a``, 1 gives ``b``; values outside continue the line.
 
-    Raises
-    ------
-    ValueError
-        The parameters differ in name or shape.
+    Raises:
+        ValueError: If the parameters differ in name or shape.
+
+    >>> a, b = nn.Linear(2, 1), nn.Linear(2, 1)
+    >>> middle = interpolate(a, b, 0.5)
+    >>> torch.allclose(middle.weight, (a.weight + b.weight) / 2)
+    True
     """
     theirs = dict(b.named_parameters())
     ours = dict(a.named_parameters())

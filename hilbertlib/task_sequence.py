@@ -58,6 +58,27 @@ class Method:
     gradient of the task's own loss, :meth:`before_step`, adds the gradient of :meth:`penalty`,
     makes the optimizer's step and calls :meth:`after_step`; then :meth:`end_task`. A method
     remembers one run: make a new one for another.
+
+    :func:`train_tasks` is such a loop. Your own looks like this:
+
+    >>> from hilbertlib.forgetting import EWC
+    >>> model, method = nn.Linear(4, 3), EWC()
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> tasks = [(torch.rand(20, 4), torch.arange(20) % 3) for _ in range(2)]
+    >>> for number, (x, y) in enumerate(tasks):
+    ...     method.begin_task(model, number, len(tasks))
+    ...     for _ in range(5):
+    ...         optimizer.zero_grad()
+    ...         F.cross_entropy(model(x), y).backward()
+    ...         method.before_step(model)
+    ...         penalty = method.penalty(model)
+    ...         if penalty is not None:
+    ...             penalty.backward()  # adds to .grad
+    ...         _ = optimizer.step()
+    ...         method.after_step(model, optimizer)
+    ...     method.end_task(model, x, y)
+    >>> method.finished
+    2
     """
 
     finished = 0
@@ -131,6 +152,17 @@ def train_tasks(
             each class, a number is out of range, the method has no room for so many tasks, or the
             optimizer does not fit; nothing has been trained then.
         FloatingPointError: If the loss or the penalty becomes infinite or NaN.
+
+    >>> from hilbertlib.data import load, permute_pixels
+    >>> from hilbertlib.forgetting import Replay
+    >>> digits = load("digits")
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> history = train_tasks(
+    ...     model, [digits, permute_pixels(digits, seed=1)], Replay(capacity=100),
+    ...     lambda: torch.optim.Adam(model.parameters(), lr=0.01), epochs=1,
+    ... )
+    >>> history.loss.shape  # two tasks, one epoch each
+    torch.Size([2, 1])
     """
     method = Method() if method is None else method
     _check_run(tasks, method, make_optimizer, epochs, batch_size)

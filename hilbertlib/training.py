@@ -9,7 +9,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checkpoints import load_checkpoint, save_checkpoint
 from .data import Dataset
 from .models import device_of, has_dropout, logits
 from .models import probabilities as probabilities  # its place in the public interface
@@ -93,6 +95,7 @@ def train(
     on_epoch: Callback | None = None,
     device: str | torch.device | None = None,
     history: History | None = None,
+    checkpoint: str | Path | None = None,
 ) -> History:
     """Train ``model`` in place and return what was measured.
 
@@ -116,10 +119,14 @@ def train(
             model is.
         history: An empty one to fill. When the run is interrupted (Ctrl-C) or diverges it holds
             every finished epoch.
+        checkpoint: A file that holds the run after each finished epoch. Where it is there
+            already, the run goes on from it, bit for bit as if it had never stopped on a CPU;
+            callbacks go on too, if they have a ``state_dict`` and a ``load_state_dict``.
 
     Raises:
         ValueError: If ``epochs``, ``batch_size``, ``validation_size`` or ``correction_data`` is
-            out of range, or ``history`` is not empty. The model is then unchanged.
+            out of range, ``history`` is not empty, or the checkpoint is damaged or of another
+            run. The model is then unchanged.
         DivergenceError: If the loss becomes infinite or NaN.
     """
     n = len(dataset.y_train)
@@ -145,15 +152,24 @@ def train(
         if callback is not None:
             callback(Progress(step, epoch, loss, history))
 
-    history.initial_test_loss, history.initial_test_accuracy = evaluate(
-        model, data.x_test, data.y_test, loss_function
-    )
-    report(on_step, 0, 0, math.nan)
-    report(on_epoch, 0, 0, math.nan)
     order = torch.Generator().manual_seed(seed)
     step = 0
     with _seeded_global_state(seed, device):
-        for epoch in range(1, epochs + 1):
+        saved = None
+        if checkpoint is not None:
+            run = _Resumable(
+                model, optimizer, scheduler, history, order, validation, (on_step, on_epoch), device
+            )
+            about = {"seed": seed, "batch_size": batch_size, "examples": n}
+            saved = _Checkpoint(Path(checkpoint), run, about)
+            step = saved.resume()
+        if step == 0:
+            history.initial_test_loss, history.initial_test_accuracy = evaluate(
+                model, data.x_test, data.y_test, loss_function
+            )
+            report(on_step, 0, 0, math.nan)
+            report(on_epoch, 0, 0, math.nan)
+        for epoch in range(history.epochs + 1, epochs + 1):
             loss_sum, correct, seconds = 0.0, 0, 0.0
             for index, rest in batches(n, batch_size, order):
                 started = time.perf_counter()
@@ -190,6 +206,8 @@ def train(
             history.seconds.append(seconds)
             history.test_accuracy.append(test_accuracy)  # last: it counts as the epoch's end
             report(on_epoch, step, epoch, value)
+            if saved is not None:
+                saved.save(step)
     return history
 
 
@@ -291,6 +309,86 @@ class _Validation:
         # Generator.choice without shuffling takes time in the size drawn, not in len(rest).
         chosen = self.random.choice(len(rest), self.size, replace=False, shuffle=False)
         return rest[torch.from_numpy(chosen)]
+
+
+@dataclass
+class _Resumable:
+    """Everything that a run's next epoch depends on."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    history: History
+    order: torch.Generator
+    validation: _Validation | None
+    callbacks: tuple[Callback | None, ...]
+    device: torch.device
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "history": asdict(self.history),
+            "order": self.order.get_state(),
+            "validation": None
+            if self.validation is None
+            else self.validation.random.bit_generator.state,
+            "random": torch.get_rng_state(),
+            "gpu_random": self._gpu.get_state() if self._gpu else None,
+            "callbacks": [c.state_dict() for c in self._keeping],
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        for name, value in state["history"].items():
+            setattr(self.history, name, value)
+        self.order.set_state(state["order"])
+        if self.validation is not None:
+            self.validation.random.bit_generator.state = state["validation"]
+        torch.set_rng_state(state["random"])
+        if self._gpu and state["gpu_random"] is not None:
+            self._gpu.set_state(state["gpu_random"])
+        for callback, kept in zip(self._keeping, state["callbacks"], strict=True):
+            callback.load_state_dict(kept)
+
+    @property
+    def _gpu(self) -> torch.Generator | None:
+        if self.device.type != "cuda":
+            return None
+        return torch.cuda.default_generators[self.device.index or 0]
+
+    @property
+    def _keeping(self) -> list[Any]:
+        return [c for c in self.callbacks if hasattr(c, "load_state_dict")]
+
+
+@dataclass
+class _Checkpoint:
+    """A run in a file, with what tells it from another run."""
+
+    path: Path
+    run: _Resumable
+    about: dict[str, int]
+
+    def resume(self) -> int:
+        """Go on from the file where there is one; the number of steps that were made."""
+        if not self.path.exists():
+            return 0
+        state = load_checkpoint(self.path)
+        if state.get("about") != self.about:
+            raise ValueError(
+                f"{self.path} belongs to another run: expected {self.about}, got "
+                f"{state.get('about')}; delete it to begin anew"
+            )
+        self.run.load(state["run"])
+        return int(state["step"])
+
+    def save(self, step: int) -> None:
+        save_checkpoint(self.path, {"about": self.about, "step": step, "run": self.run.state()})
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from .snapshots import SnapshotFiles
 # processor's cache: for 600 snapshots that is nine times as fast as a whole slab at once.
 _SLAB_BYTES = 64 * 2**20
 _BLOCK_BYTES = 4 * 2**20
+_MEASURED = ("steps", "epochs", "l2", "parameter")
 
 Function = Callable[[nn.Module, Tensor], Tensor]
 
@@ -97,6 +98,19 @@ def l2_matrix(trajectories: Sequence[Trajectory], reduction: Reduction = "rms") 
 
     Several runs in one matrix make one map of all of them (figure 1). The matrix is summed up
     over blocks of examples in float64, so that the outputs need not fit into memory.
+
+    Args:
+        trajectories: Runs whose functions were recorded on one batch.
+        reduction: As for :func:`hilbertlib.distance.l2_distance`.
+
+    Raises:
+        ValueError: If there is no run, or the outputs differ in shape or are not finite.
+
+    >>> steps = torch.arange(2)
+    >>> a = Trajectory(steps, steps, torch.tensor([[[0.0]], [[1.0]]]), parameters=None)
+    >>> b = Trajectory(steps, steps, torch.tensor([[[0.0]], [[3.0]]]), parameters=None)
+    >>> l2_matrix([a, b]).tolist()[0]
+    [0.0, 1.0, 0.0, 3.0]
     """
     shapes = {tuple(t.outputs.shape[1:]) for t in trajectories}
     if len(shapes) != 1:
@@ -160,8 +174,9 @@ def cumulative_squared_l2(outputs: Sequence[Tensor] | Tensor) -> Tensor:
 class Recorder:
     """A callback that keeps snapshots of a model while it trains.
 
-    Give it to :func:`hilbertlib.training.train` as ``on_epoch`` or ``on_step``. The function is
-    read in evaluation mode: BatchNorm's buffers, gradients and training mode stay as they were.
+    Give it to :func:`hilbertlib.training.train` as ``on_epoch`` or ``on_step``, or call
+    :meth:`record` in a loop of your own. The function is read in evaluation mode: BatchNorm's
+    buffers, gradients and training mode stay as they were.
 
     Args:
         model: The model to watch.
@@ -176,6 +191,21 @@ class Recorder:
     Raises:
         ValueError: If ``every`` is under 1 or the batch is empty.
         FileExistsError: If ``folder`` holds snapshots and ``resume`` is not set.
+
+    >>> model = nn.Linear(4, 3)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> x, y = torch.rand(20, 4), torch.arange(20) % 3
+    >>> recorder = Recorder(model, x)
+    >>> for step in range(3):
+    ...     recorder.record(step, epoch=0)
+    ...     optimizer.zero_grad()
+    ...     nn.functional.cross_entropy(model(x), y).backward()
+    ...     _ = optimizer.step()
+    >>> trajectory = recorder.trajectory()
+    >>> trajectory.outputs.shape, trajectory.parameters.shape
+    (torch.Size([3, 20, 3]), torch.Size([3, 15]))
+    >>> embed(trajectory.l2()).points.shape  # a map of the run in function space
+    (3, 2)
     """
 
     def __init__(
@@ -229,6 +259,19 @@ class Recorder:
                 self._parameters.append(flat)
         self._positions.append((step, epoch))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The snapshots held in memory, to go on later; those in a folder are safe there."""
+        return {
+            "positions": list(self._positions),
+            "outputs": list(self._outputs),
+            "parameters": list(self._parameters),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self._positions = [tuple(position) for position in state["positions"]]
+        self._outputs, self._parameters = list(state["outputs"]), list(state["parameters"])
+
     def trajectory(self) -> Trajectory:
         """The snapshots so far.
 
@@ -255,6 +298,19 @@ class Movement:
         steps, epochs: When each distance was measured.
         l2: L2 distance between the functions on ``x_eval``.
         parameter: ℓ2 distance between the parameters.
+
+    Raises:
+        ValueError: If ``reference`` is unknown or ``every`` under 1.
+
+    >>> from hilbertlib.data import load
+    >>> from hilbertlib.training import train
+    >>> digits = load("digits").subset(200, seed=0)
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> moved = Movement(model, digits.x_test)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> _ = train(model, digits, optimizer, epochs=2, on_epoch=moved)
+    >>> moved.epochs, len(moved.l2), len(moved.parameter)
+    ([1, 2], 2, 2)
     """
 
     model: nn.Module
@@ -283,10 +339,22 @@ class Movement:
         if self._from is not None:
             self.steps.append(progress.step)
             self.epochs.append(progress.epoch)
-            self.l2.append(float(l2_distance(now[0], self._from[0])))
-            self.parameter.append(float(parameter_distance(now[1], self._from[1])))
+            then = [tensor.to(outputs.device) for tensor in self._from]
+            self.l2.append(float(l2_distance(now[0], then[0])))
+            self.parameter.append(float(parameter_distance(now[1], then[1])))
         if self._from is None or self.reference == "previous":
             self._from = now
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured and from where the next distance counts, to go on later."""
+        kept = {name: list(getattr(self, name)) for name in _MEASURED}
+        return {**kept, "from": None if self._from is None else list(self._from)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        for name in _MEASURED:
+            setattr(self, name, list(state[name]))
+        self._from = None if state["from"] is None else tuple(state["from"])
 
 
 def flat_parameters(model: nn.Module) -> Tensor:

@@ -185,6 +185,14 @@ def judge(claim: Claim, record: "Record | None", level: float = 0.95) -> Verdict
     Raises:
         ValueError: If the record is another experiment's, or the effects are not finite numbers,
             at most one a seed of the record.
+
+    >>> claim = Claim(
+    ...     id="example", where="this page", sentence="The loss falls.",
+    ...     reading="The last loss over the first.", experiment="example",
+    ...     effects=lambda record: record["runs"]["ratio"], margin=1.0, direction="below",
+    ... )
+    >>> print(judge(claim, None))
+    not tested
     """
     if record is None:
         return Verdict(claim.id, "not tested", reason="there is no record")
