@@ -105,7 +105,7 @@ def estimate_l2(
     >>> f, g = torch.zeros(100, 1), torch.tensor([[0.1], [0.3]]).repeat(50, 1)
     >>> estimate = estimate_l2(f, g)
     >>> print(f"{estimate.distance:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]")
-    0.224 [0.206, 0.240]
+    0.224 [0.205, 0.241]
     >>> math.ceil(estimate.examples_needed(0.05))  # for ± 5% of the distance
     249
     """
