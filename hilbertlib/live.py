@@ -120,6 +120,8 @@ def _number(value: float) -> str:
 
 
 def _say(interval: Interval) -> str:
+    if interval.n == 0:
+        return "not measured"
     if interval.n == 1:
         return f"{_number(interval.mean)} (one seed: no interval)"
     low, high = _number(interval.low), _number(interval.high)

@@ -140,7 +140,7 @@ class Record:
 
     @property
     def reduced(self) -> bool:
-        """Whether the setting is too small to refute the paper: always so at live scale."""
+        """Whether the setting is too small to refute the paper, as it always is at live scale."""
         return self.scale == "live" or self.provenance.reduced
 
 

@@ -295,7 +295,8 @@ class Movement:
     ``reference="first"`` the distance from where it began: the three scales of figure 2.
 
     Attributes:
-        steps, epochs: When each distance was measured.
+        steps: The optimizer's steps before each distance was measured.
+        epochs: The epoch in which each was.
         l2: L2 distance between the functions on ``x_eval``.
         parameter: ℓ2 distance between the parameters.
 

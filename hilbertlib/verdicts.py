@@ -2,8 +2,8 @@
 
 *Reproduced*: the 95% interval over seeds lies beyond the margin. *Not reproduced*: the interval
 excludes the claimed effect. *Partly*: it holds for part of the stated range. *Inconclusive*:
-anything else. *Not tested*: there is no record. A reduced setting cannot refute the paper's: what
-would be "not reproduced" is inconclusive there.
+anything else. *Not tested*: there is no record, or it holds nothing about the claim. A reduced
+setting cannot refute the paper's: what would be "not reproduced" is inconclusive there.
 """
 
 import math
@@ -21,7 +21,7 @@ Effects = Sequence[float] | Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval for a mean over ``n`` seeds; infinite for a single one."""
+    """A confidence interval for a mean over ``n`` seeds; infinite for a single one or none."""
 
     mean: float
     low: float
@@ -30,6 +30,8 @@ class Interval:
     level: float = 0.95
 
     def __str__(self) -> str:
+        if self.n == 0:
+            return "not measured"
         seeds = "1 seed" if self.n == 1 else f"{self.n} seeds"
         if self.n == 1:
             return f"{self.mean:.3g} (1 seed: no interval)"
@@ -230,6 +232,8 @@ def _part(claim: Claim, name: str, values: Sequence[float], seeds: int, level: f
         raise ValueError(
             f"{where}: expected at most {seeds} effects, one a seed, got {len(values)}"
         )
+    if len(values) == 0:
+        return Part(Interval(math.nan, -math.inf, math.inf, 0, level), "not tested")
     try:
         interval = seed_interval(values, level)
     except ValueError as error:
@@ -247,6 +251,8 @@ def _combine(words: Sequence[Word], seeds: Sequence[int]) -> tuple[Word, str]:
         return "partly", f"it holds for {held} of {len(words)} parts of its range"
     if all(word == "not reproduced" for word in words):
         return "not reproduced", "the interval excludes the claimed effect"
+    if all(word == "not tested" for word in words):
+        return "not tested", "the record holds nothing about it"
     if max(seeds) == 1:
         return "inconclusive", "one seed gives no interval"
     return "inconclusive", "the interval reaches across the margin"

@@ -151,7 +151,8 @@ ARMS = {
     "on a black image": {"path": 1.0},
     "random pull": {"path": 2.0},
     "SGD at ε + 4η": {"path": 1.0},
-    "n = 1": {},
+    "SGD at ε": {"late": 0.4},
+    "n = 1": {"late": 0.2},
     "n = 5": {"path": 0.5},
 }
 USUAL = {"path": 1.0, "late": 0.3, "late_parameters": 0.3, "early_accuracy": 0.8, "accuracy": 0.9}
@@ -167,7 +168,7 @@ def chapter_6(arm: str = "SGD", **changed: float) -> dict[str, str]:
     }
     columns |= {key: twice({name: values[key] for name, values in arms.items()}) for key in USUAL}
     over = {"norm": [n for n in ratios for _ in (0, 1)], "seed": [0, 1] * 2, "ratio": twice(ratios)}
-    return judged(leash.CLAIMS, made("leash", runs=columns, overshoot=over))
+    return judged(leash.CLAIMS, made("path_length", runs=columns, overshoot=over))
 
 
 def test_the_claims_of_chapter_6_hold_where_they_should():
@@ -179,6 +180,7 @@ def test_the_claims_of_chapter_6_hold_where_they_should():
     [
         ("hcgd-path", {"arm": "HCGD", "path": 0.95}),
         ("hcgd-plateau", {"arm": "HCGD, shuffled", "late": 0.5}),
+        ("hcgd-plateau", {"arm": "SGD at ε", "late": 0.2}),
         ("hcgd-params-drift", {"arm": "HCGD", "late_parameters": 0.2}),
         ("hcgd-momentum", {"arm": "HCGD, not absorbed", "accuracy": 0.95}),
         ("hcgd-one-correction", {"arm": "n = 5", "accuracy": 0.92}),

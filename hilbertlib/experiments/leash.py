@@ -7,6 +7,7 @@ itself (X_V) is drawn from the training images, as in the paper.
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ class Setting:
     epochs: int = 15
     x_v: str = "training"  # where X_V comes from: "training", or for controls "noise", "black"
     pull: str = "gradient"  # or for a control "random": a correction of the same size anywhere
+    hidden: tuple[int, ...] = HIDDEN
+    measured: int | None = None  # on how many held-out images functions are compared; None: all
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,10 @@ def run(
     dataset: Dataset,
     seed: int,
     setting: Setting = Setting(),
+    checkpoint: Path | None = None,
 ) -> Run:
-    """Train one network on a leash and measure every update."""
-    model = new_network(dataset, seed)
+    """Train one network on a leash and measure every update; go on from a checkpoint's epoch."""
+    model = new_network(dataset, seed, setting.hidden).to(dataset.x_train.device)
     sgd = torch.optim.SGD(model.parameters(), lr=setting.lr, momentum=setting.momentum)
     optimizer: Any = HilbertConstrained(
         sgd,
@@ -98,8 +102,9 @@ def run(
         optimizer = _RandomPull(model, setting)
     if setting.x_v != "training":
         optimizer = _LeashedOn(optimizer, model, _other_inputs(setting, dataset, seed))
-    steps = Movement(model, dataset.x_test)
-    epochs = Recorder(model, dataset.x_test, parameters=False)
+    held_out = dataset.x_test[: setting.measured]
+    steps = Movement(model, held_out)
+    epochs = Recorder(model, held_out, parameters=False)
     history = train(
         model,
         dataset,
@@ -110,6 +115,7 @@ def run(
         validation_size=setting.validation_size,
         on_step=steps,
         on_epoch=epochs,
+        checkpoint=checkpoint,
     )
     moved = np.array(steps.l2), np.array(steps.parameter)
     return Run(setting, seed, *moved, history, epochs.trajectory().outputs)
@@ -132,9 +138,9 @@ def _alone(dataset: Dataset, seed: int, setting: Setting) -> Run:
     return run(dataset, seed, setting)
 
 
-def new_network(dataset: Dataset, seed: int) -> nn.Module:
-    """An untrained perceptron with two hidden layers of 64 ReLU units."""
-    sizes = (int(np.prod(dataset.shape)), *HIDDEN, len(dataset.classes))
+def new_network(dataset: Dataset, seed: int, hidden: Sequence[int] = HIDDEN) -> nn.Module:
+    """An untrained perceptron with two hidden layers of ReLU units."""
+    sizes = (int(np.prod(dataset.shape)), *hidden, len(dataset.classes))
     return seeded(lambda: mlp(sizes), seed)
 
 
@@ -302,21 +308,7 @@ def record(
     travelled in the last third of the steps, and test accuracy early (a quarter of the epochs)
     and at the end. Table ``overshoot``: one ratio a norm and seed.
     """
-    rows = []
-    for name, runs in arms.items():
-        for r in runs:
-            accuracy = r.history.test_accuracy
-            rows.append(
-                {
-                    "arm": name,
-                    "seed": r.seed,
-                    "path": float(r.cumulative[-1]),
-                    "late": late_share(r.cumulative),
-                    "late_parameters": late_share(r.cumulative_parameters),
-                    "early_accuracy": accuracy[len(accuracy) // 4 - 1],
-                    "accuracy": accuracy[-1],
-                }
-            )
+    rows = [{"arm": name, **summary(r)} for name, runs in arms.items() for r in runs]
     seeds = [r.seed for r in next(iter(arms.values()))]
     over = [
         {"norm": norm, "seed": seed, "ratio": float(ratio)}
@@ -326,13 +318,26 @@ def record(
     first = next(iter(arms.values()))[0].setting
     seconds = sum(sum(r.history.seconds) for runs in arms.values() for r in runs)
     return live_record(
-        "leash",
+        "path_length",
         {"runs": Table.from_rows(rows), "overshoot": Table.from_rows(over)},
         config=first,
         seeds=seeds,
         dataset=dataset,
         seconds=seconds,
     )
+
+
+def summary(r: Run) -> dict[str, Any]:
+    """A row of the table ``runs``: how far a run went and how well it ended."""
+    accuracy = r.history.test_accuracy
+    return {
+        "seed": r.seed,
+        "path": float(r.cumulative[-1]),
+        "late": late_share(r.cumulative),
+        "late_parameters": late_share(r.cumulative_parameters),
+        "early_accuracy": accuracy[len(accuracy) // 4 - 1],
+        "accuracy": accuracy[-1],
+    }
 
 
 def late_share(cumulative: np.ndarray) -> float:
@@ -346,8 +351,13 @@ def column(record: Record, arm: str, name: str) -> list[float]:
 
 
 def compare(record: Record, arm: str, base: str, name: str, how: str = "ratio") -> list[float]:
-    """One ratio, or one difference, a seed between two arms."""
-    pairs = zip(column(record, arm, name), column(record, base, name), strict=True)
+    """One ratio, or one difference, between two arms for each seed of both."""
+    table = record["runs"]
+    pairs = [
+        (float(a[name]), float(b[name]))
+        for a in table.where(arm=arm).rows()
+        for b in table.where(arm=base, seed=a["seed"]).rows()
+    ]
     return [a / b if how == "ratio" else a - b for a, b in pairs]
 
 
@@ -357,7 +367,7 @@ CLAIMS = (
         where="Fig. C.7",
         sentence="HCGD lowers the cumulative squared L2 distance.",
         reading="squared path of HCGD (λ = 0.5) over that of SGD at its end",
-        experiment="leash",
+        experiment="path_length",
         effects=lambda r: compare(r, "HCGD", "SGD", "path"),
         margin=0.9,
         direction="below",
@@ -367,12 +377,13 @@ CLAIMS = (
         where="Fig. C.7",
         sentence="Late in training SGD's function keeps drifting, HCGD's plateaus.",
         reading="share of the squared path travelled in the last third, SGD's less HCGD's",
-        experiment="leash",
+        experiment="path_length",
         effects=lambda r: {
             "clean labels": compare(r, "SGD", "HCGD", "late", "difference"),
             "40% of the labels shuffled": compare(
                 r, "SGD, shuffled", "HCGD, shuffled", "late", "difference"
             ),
+            "clean labels, no momentum": compare(r, "SGD at ε", "n = 1", "late", "difference"),
         },
         margin=0.05,
     ),
@@ -381,7 +392,7 @@ CLAIMS = (
         where="Fig. C.7",
         sentence="HCGD's parameters keep drifting although its function has converged.",
         reading="HCGD's share of the squared path in the last third, parameters less function",
-        experiment="leash",
+        experiment="path_length",
         effects=lambda r: [
             a - b
             for a, b in zip(
@@ -395,7 +406,7 @@ CLAIMS = (
         where="section 3.2",
         sentence="A velocity that absorbs the corrections speeds training and lowers test error.",
         reading="test accuracy with less without absorbing, a quarter of the way and at the end",
-        experiment="leash",
+        experiment="path_length",
         effects=lambda r: {
             "early": compare(r, "HCGD", "HCGD, not absorbed", "early_accuracy", "difference"),
             "at the end": compare(r, "HCGD", "HCGD, not absorbed", "accuracy", "difference"),
@@ -407,7 +418,7 @@ CLAIMS = (
         where="section 3.2",
         sentence="One correction is often enough.",
         reading="test accuracy with five corrections less that with one, no momentum",
-        experiment="leash",
+        experiment="path_length",
         effects=lambda r: compare(r, "n = 5", "n = 1", "accuracy", "difference"),
         margin=(-0.01, 0.01),
         direction="within",
@@ -417,7 +428,7 @@ CLAIMS = (
         where="this chapter",
         sentence="On a short step a correction by the norm lengthens the step.",
         reading="distance with over without a correction at ε = 0.001, λη = 0.01",
-        experiment="leash",
+        experiment="path_length",
         effects=lambda r: r["overshoot"].where(norm="rms")["ratio"],
         margin=2.0,
     ),
@@ -426,7 +437,7 @@ CLAIMS = (
         where="this chapter",
         sentence="A correction by the squared norm shortens it.",
         reading="the same for the squared norm",
-        experiment="leash",
+        experiment="path_length",
         effects=lambda r: r["overshoot"].where(norm="squared")["ratio"],
         margin=1.0,
         direction="below",
@@ -436,7 +447,7 @@ CLAIMS = (
         where="this chapter",
         sentence="Five corrections are more than a larger learning rate.",
         reading="squared path of HCGD with n = 5 over that of SGD at ε + 4η",
-        experiment="leash",
+        experiment="path_length",
         effects=lambda r: compare(r, "n = 5", "SGD at ε + 4η", "path"),
         margin=0.9,
         direction="below",
@@ -446,7 +457,7 @@ CLAIMS = (
         where="this chapter",
         sentence="A leash tied to a black image does not hold the function of digits.",
         reading="squared path leashed on black images over SGD's",
-        experiment="leash",
+        experiment="path_length",
         effects=lambda r: compare(r, "on a black image", "SGD", "path"),
         margin=0.8,
     ),
@@ -455,7 +466,7 @@ CLAIMS = (
         where="our guess",
         sentence="A pull of the same size in a random direction lengthens the path.",
         reading="squared path with random corrections over SGD's",
-        experiment="leash",
+        experiment="path_length",
         effects=lambda r: compare(r, "random pull", "SGD", "path"),
         margin=1.0,
     ),
@@ -464,7 +475,7 @@ CLAIMS = (
         where="our guess",
         sentence="A leash on images of noise holds the function less than one on digits.",
         reading="squared path over SGD's, leashed on noise less leashed on digits",
-        experiment="leash",
+        experiment="path_length",
         effects=lambda r: [
             noise - digits
             for noise, digits in zip(

@@ -82,6 +82,8 @@ class Experiment:
         figures: Of the paper: ``"Fig. 4"``.
         title: What it asks, in a few words.
         live, paper: The configs (:class:`Setting`).
+        smaller: A config of scale ``"paper"`` for a machine on which the full one would take days,
+            marked as reduced. The record of the full one takes the place of its.
         seeds: How many seeds each scale takes by default.
         arms: From a config to the names of its arms, in the order of their running.
         measure: From config, arm, seed and place to rows for each table. The columns ``arm`` and
@@ -98,10 +100,7 @@ class Experiment:
     measure: Measure
     seeds: Mapping[str, int] = field(default_factory=lambda: {"live": 3, "paper": 5})
     views: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def config(self, scale: Scale) -> Any:
-        """The config of a scale."""
-        return self.live if scale == "live" else self.paper
+    smaller: Setting | None = None
 
 
 def run_cells(
@@ -148,13 +147,7 @@ def run_cells(
     shared = jobs > 1
     work = (
         delayed(_cell)(
-            experiment.measure,
-            config,
-            arm,
-            seed,
-            device,
-            _folder(path, config, arm, seed),
-            jobs > 1,
+            experiment.measure, config, arm, seed, device, _folder(path, config, arm, seed), shared
         )
         for arm, seed in todo
     )
@@ -221,7 +214,10 @@ class _Done:
         self.experiment, self.config, self.path = experiment, config, path
         self.cells: dict[tuple[str, int], _Cell] = {}
         if path is not None and path.exists():
-            self._take(load_record(path))
+            found = load_record(path)
+            if found.provenance.reduced and not config.reduced:
+                return  # of a smaller experiment: the first finished cell takes its place
+            self._take(found)
 
     def add(self, cell: _Cell) -> None:
         """Keep a cell, write the record, and drop the cell's checkpoint, in this order."""
