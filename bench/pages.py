@@ -78,8 +78,9 @@ def chromium() -> Iterator[Browser]:
 
 
 def book_pages() -> list[str]:
-    """The names of the book's own pages."""
-    pages = sorted(p.name for p in HTML.glob("*.html") if p.name not in ASIDE)
+    """The names of the book's own pages, below the built folder."""
+    names = (p.relative_to(HTML).as_posix() for p in HTML.rglob("*.html"))
+    pages = sorted(name for name in names if name not in ASIDE and not name.startswith("_"))
     if not pages:
         raise FileNotFoundError(f"no pages in {HTML}: run make book first")
     return pages

@@ -2,7 +2,7 @@
 
 ``load("digits")`` needs no network. ``load("mnist")`` and ``load("cifar10")`` read a local file
 where the environment variable ``HILBERT_DATA`` names a folder, and download otherwise
-(:mod:`hilbertlib.datafiles`). Every data set carries the checksum of its content, which each
+(``hilbertlib.datafiles``). Every data set carries the checksum of its content, which each
 result records.
 """
 
@@ -83,7 +83,7 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input: ``(channels, height, width)``."""
+        """Shape of one input, ``(channels, height, width)``."""
         return tuple(self.x_train.shape[1:])
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "Dataset":

@@ -53,7 +53,8 @@ class L2Estimate:
 
     Attributes:
         distance: The estimate from ``n`` examples.
-        low, high: Confidence bounds at ``level`` for the distance over the whole distribution.
+        low: Lower confidence bound at ``level`` for the distance over the whole distribution.
+        high: Upper confidence bound.
         std: Standard deviation that one example contributes: the bounds are about
             ``distance ± z · std / √n``. In the units of the outputs.
         n: Number of examples.
@@ -90,7 +91,7 @@ def estimate_l2(
 ) -> L2Estimate:
     """Estimate an L2 distance from a sample of examples, with a confidence interval.
 
-    With s_i = |f_i − g_i|² the interval for the mean square, ``mean(s) ± z · sd(s) / √N``, is
+    With ``s_i = |f_i − g_i|²`` the interval for the mean square, ``mean(s) ± z · sd(s) / √N``, is
     carried through the root, its lower end clipped at 0. ``std`` is the delta method's
     ``sd(s) / (2 · distance)``. For ``"mean_norm"`` it is the plain interval of a mean.
     The normal approximation is poor where a few examples carry most of the distance.

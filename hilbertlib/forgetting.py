@@ -1,6 +1,6 @@
 """Learning tasks one after another without forgetting: section 3.1 of the paper.
 
-Four ways to remember, behind one small protocol (:class:`Method`), for :func:`train_tasks` or a
+Four ways to remember, behind one small protocol (:class:`.Method`), for :func:`.train_tasks` or a
 loop of one's own. Definitions differ between sources by factors of two and by which Fisher
 information is meant, so a λ compares only within one definition; each is written out below.
 
@@ -297,7 +297,7 @@ class SynapticIntelligence(_Anchored):
     Along each task a parameter's share in lowering the loss is added up, ``ω_i = −Σ g_i Δθ_i``,
     with g the gradient of the task's own loss (without the penalty) and Δθ the step made. At its
     end ``Ω_i += max(0, ω_i) / (Δ_i² + ξ)``, Δ the parameter's change over the task. While a task
-    is learned ω and the task's first parameters are kept too, which :attr:`nbytes` leaves out.
+    is learned ω and the task's first parameters are kept too, which ``nbytes`` leaves out.
 
     Args:
         c: Strength, at least 0.

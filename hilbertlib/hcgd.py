@@ -60,9 +60,9 @@ class HilbertConstrained(Optimizer):
         lam: λ ≥ 0. With one correction only ``lam * inner_lr`` matters (section 3.3: 0.01).
         inner_lr: η ≥ 0, the learning rate of a correction.
         corrections: n ≥ 1. The paper's listing counts to n − 1; its text and code mean n.
-        norm: ``"rms"``: D = sqrt(mean_i |Δf_i|²), equation 1 and the algorithms. Its gradient
-            does not shrink with the step: it can overshoot a short one. ``"squared"``: D =
-            mean_i |Δf_i|², equation 2.
+        norm: ``"rms"``: ``D = sqrt(mean_i |Δf_i|²)``, equation 1 and the algorithms. Its gradient
+            does not shrink with the step: it can overshoot a short one. ``"squared"``:
+            ``D = mean_i |Δf_i|²``, equation 2.
         absorb: Whether SGD's velocity takes up the corrections, so that the next proposal starts
             from the corrected step (section 3.2). Other optimizers' state is left alone.
         velocity: Which momentum SGD follows: ``"torch"``: v ← βv + J, θ ← θ − εv; ``"paper"``:

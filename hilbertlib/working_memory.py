@@ -24,8 +24,9 @@ class WorkingMemory:
     Attributes:
         tasks: Number of tasks remembered.
         share: Examples of each.
-        x, y, outputs: What is remembered, shapes ``(M, ...)``, ``(M,)`` and ``(M, *C)``; ordered
-            by task.
+        x: The inputs, shape ``(M, ...)``, ordered by task.
+        y: Their labels, shape ``(M,)``.
+        outputs: The outputs on them, shape ``(M, *C)``.
 
     Raises:
         ValueError: If the capacity is below 1.
@@ -120,7 +121,7 @@ class WorkingMemory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes it takes as it is held: inputs, labels and outputs."""
+        """Bytes that its inputs, labels and outputs take as they are held."""
         return sum(t.nbytes for t in self._kept)
 
 

@@ -118,9 +118,12 @@ def test_the_books_own_pages(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "HTML", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no pages in .*: run make book first"):
         pages.book_pages()
-    for name in ("search.html", "b.html", "a.html", "genindex.html"):
+    for folder in ("api", "_static"):
+        (tmp_path / folder).mkdir()
+    aside = ("search.html", "genindex.html", "_static/d.html")
+    for name in ("b.html", "a.html", "api/c.html", *aside):
         (tmp_path / name).touch()
-    assert pages.book_pages() == ["a.html", "b.html"]
+    assert pages.book_pages() == ["a.html", "api/c.html", "b.html"]
 
 
 def test_the_heavy_twin_loads_its_bundle_before_anything_else():

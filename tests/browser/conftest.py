@@ -36,7 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def book_pages() -> list[str]:
     """Every page of the book, as addresses below the built folder."""
     aside = {"genindex.html", "search.html", "py-modindex.html"}
-    return sorted(p.name for p in HTML.glob("*.html") if p.name not in aside)
+    names = (p.relative_to(HTML).as_posix() for p in HTML.rglob("*.html"))
+    return sorted(n for n in names if n not in aside and not n.startswith("_"))
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
