@@ -7,7 +7,7 @@ from them with replacement, and the distance over all of them is the truth.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ from ..trajectory import Recorder
 from .common import live_record
 
 SCALES = ("between updates", "between epochs", "from the initialization")
+FIG_2, FIG_B6 = "Fig. 2", "Fig. B.6"
+"""The arms of the network whose walk is measured at the paper's scale."""
 
 
 @dataclass(frozen=True)
@@ -124,18 +126,7 @@ def run(dataset: Dataset, seeds: Sequence[int], config: Config = Config()) -> Re
         pairs = snapshots(dataset, seed, config)
         carried.append({"seed": seed, "share": float(concentration(pairs[-2], [0.1])[0])})
         for pair in pairs:
-            rms, mean = estimate(pair), estimate(pair, "mean_norm")
-            rows.append(
-                {
-                    "seed": seed,
-                    "scale": pair.scale,
-                    "epoch": pair.epoch,
-                    "distance": rms.distance,
-                    "std": rms.std,
-                    "needed": rms.examples_needed(0.05),
-                    "needed_mean": mean.examples_needed(0.05),
-                }
-            )
+            rows.append({"seed": seed, **pair_row(pair)})
     return live_record(
         "estimator",
         {"pairs": Table.from_rows(rows), "carried": Table.from_rows(carried)},
@@ -146,32 +137,67 @@ def run(dataset: Dataset, seeds: Sequence[int], config: Config = Config()) -> Re
     )
 
 
+def pair_row(pair: Pair) -> dict[str, float | str]:
+    """A row of the table ``pairs``: the distance, its std and the examples it needs."""
+    rms, mean = estimate(pair), estimate(pair, "mean_norm")
+    return {
+        "scale": pair.scale,
+        "epoch": pair.epoch,
+        "distance": rms.distance,
+        "std": rms.std,
+        "needed": rms.examples_needed(0.05),
+        "needed_mean": mean.examples_needed(0.05),
+    }
+
+
+def per_seed(
+    record: Record, scale: str, measure: Callable[[Table], float], arm: str = FIG_2
+) -> list[float]:
+    """A measure of each seed's rows of ``pairs``, of one arm where the record has several."""
+    table = record["pairs"].where(scale=scale)
+    table = table.where(arm=arm) if "arm" in table.columns else table
+    return [measure(table.where(seed=seed)) for seed in table.unique("seed")]
+
+
 def slopes(record: Record, scale: str) -> list[float]:
     """Per seed, the slope of log std against log distance: 1 where they are proportional."""
-    out = []
-    for seed in record.seeds:
-        table = record["pairs"].where(seed=seed, scale=scale)
-        out.append(float(np.polyfit(np.log(table["distance"]), np.log(table["std"]), 1)[0]))
-    return out
+    return per_seed(
+        record, scale, lambda t: float(np.polyfit(np.log(t["distance"]), np.log(t["std"]), 1)[0])
+    )
 
 
 def median_needed(record: Record, scale: str, which: str = "needed") -> list[float]:
     """Per seed, the median over epochs of the number of examples for ±5%."""
-    return [
-        float(np.median(record["pairs"].where(seed=seed, scale=scale)[which]))
-        for seed in record.seeds
-    ]
+    return per_seed(record, scale, lambda t: float(np.median(t[which])))
 
 
 def early_over_late(record: Record, scale: str) -> list[float]:
     """Per seed, std over distance in the first quarter of the epochs over that in the last."""
-    out = []
-    for seed in record.seeds:
-        table = record["pairs"].where(seed=seed, scale=scale)
+
+    def measure(table: Table) -> float:
         relative = np.array(table["std"]) / np.array(table["distance"])
         quarter = max(1, len(relative) // 4)
-        out.append(float(relative[:quarter].mean() / relative[-quarter:].mean()))
-    return out
+        return float(relative[:quarter].mean() / relative[-quarter:].mean())
+
+    return per_seed(record, scale, measure)
+
+
+def on_another_data_set(record: Record) -> dict[str, list[float]]:
+    """For each scale, per seed: std over distance for Figure B.6 over that for Figure 3."""
+
+    def relative(table: Table) -> float:
+        return float(np.median(np.array(table["std"]) / np.array(table["distance"])))
+
+    if "arm" not in record["pairs"].columns:
+        return {"": []}
+    both = {
+        scale: zip(
+            per_seed(record, scale, relative, FIG_B6), per_seed(record, scale, relative),
+            strict=False,
+        )
+        for scale in SCALES
+    }  # fmt: skip
+    return {scale: [there / here for there, here in pairs] for scale, pairs in both.items()}
 
 
 def coverage(
@@ -240,6 +266,15 @@ CLAIMS = (
         direction="within",
     ),
     Claim(
+        id="est-mnist",
+        where="Fig. B.6",
+        sentence="The standard deviation is higher on MNIST than on CIFAR-10.",
+        reading="median over epochs of std over distance, MNIST over CIFAR-10",
+        experiment="estimator",
+        effects=on_another_data_set,
+        margin=1.0,
+    ),
+    Claim(
         id="book-mean-norm",
         where="this chapter",
         sentence="The mean of norms needs more examples than the root of the mean square.",
@@ -259,7 +294,9 @@ CLAIMS = (
         sentence="Late in training a tenth of the images carries most of the distance.",
         reading="share of the squared distance between the last two epochs on the top tenth",
         experiment="estimator",
-        effects=lambda r: r["carried"]["share"],
+        effects=lambda r: (
+            r["carried"].where(arm=FIG_2) if "arm" in r["carried"].columns else r["carried"]
+        )["share"],
         margin=0.5,
     ),
 )
