@@ -14,7 +14,16 @@ from typing import Any, Literal, get_args
 
 from .checkpoints import write_whole
 from .provenance import Cell, Provenance, cell, collect_provenance
-from .verdicts import Claim, Interval, Part, Verdict, Word, judge, seed_interval
+from .verdicts import (
+    Claim,
+    Interval,
+    MissingTableError,
+    Part,
+    Verdict,
+    Word,
+    judge,
+    seed_interval,
+)
 
 __all__ = [
     "Claim", "Interval", "Part", "Provenance", "Record", "Table", "Verdict", "Word",
@@ -130,7 +139,7 @@ class Record:
 
     def __getitem__(self, table: str) -> Table:
         if table not in self.tables:
-            raise KeyError(f"expected a table of {', '.join(self.tables)}; got {table!r}")
+            raise MissingTableError(f"expected a table of {', '.join(self.tables)}; got {table!r}")
         return self.tables[table]
 
     @property

@@ -19,6 +19,10 @@ Direction = Literal["above", "below", "within"]
 Effects = Sequence[float] | Mapping[str, Sequence[float]]
 
 
+class MissingTableError(KeyError):
+    """A record has no table of the name: nothing was measured of what it would hold."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """A confidence interval for a mean over ``n`` seeds; infinite for a single one or none."""
@@ -202,9 +206,13 @@ def judge(claim: Claim, record: "Record | None", level: float = 0.95) -> Verdict
         raise ValueError(
             f"claim {claim.id}: expected a record of {claim.experiment}, got {record.experiment}"
         )
+    try:
+        effects = _effects(claim, record)
+    except MissingTableError:
+        effects = {"": ()}
     parts = {
         name: _part(claim, name, values, len(record.seeds), level)
-        for name, values in _effects(claim, record).items()
+        for name, values in effects.items()
     }
     words = [part.word for part in parts.values()]
     if record.reduced and all(word == "not reproduced" for word in words):

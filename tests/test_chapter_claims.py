@@ -118,9 +118,11 @@ def chapter_2(
 
 def test_the_claims_of_chapter_2_hold_where_they_should():
     words = chapter_2()
+    assert words.pop("est-mnist") == "not tested"  # the chapter has one data set
     assert words.pop("est-epochs") == "inconclusive"  # hundreds, where it says a thousand
     assert set(words.values()) == {"reproduced"}
     words = chapter_2(needed=(600, 1000, 50))
+    del words["est-mnist"]
     assert words.pop("est-hundreds") == "partly"
     assert set(words.values()) == {"reproduced"}
 
@@ -168,6 +170,7 @@ def chapter_6(arm: str = "SGD", **changed: float) -> dict[str, str]:
     }
     columns |= {key: twice({name: values[key] for name, values in arms.items()}) for key in USUAL}
     over = {"norm": [n for n in ratios for _ in (0, 1)], "seed": [0, 1] * 2, "ratio": twice(ratios)}
+    over["rate"] = [0.001] * 4
     return judged(leash.CLAIMS, made("path_length", runs=columns, overshoot=over))
 
 
@@ -209,4 +212,4 @@ def test_no_claim_is_left_untried():
     }
     claims = [*same_function.CLAIMS, *estimator.CLAIMS, *leash.CLAIMS]
     assert len({c.id for c in claims}) == len(claims)
-    assert {c.id for c in claims} - {"est-epochs"} == tried
+    assert {c.id for c in claims} - {"est-epochs", "est-mnist"} == tried

@@ -311,7 +311,7 @@ def record(
     rows = [{"arm": name, **summary(r)} for name, runs in arms.items() for r in runs]
     seeds = [r.seed for r in next(iter(arms.values()))]
     over = [
-        {"norm": norm, "seed": seed, "ratio": float(ratio)}
+        {"norm": norm, "seed": seed, "rate": 0.001, "ratio": float(ratio)}
         for norm, ratios in overshoots.items()
         for seed, ratio in zip(seeds, ratios, strict=True)
     ]
@@ -429,7 +429,7 @@ CLAIMS = (
         sentence="On a short step a correction by the norm lengthens the step.",
         reading="distance with over without a correction at ε = 0.001, λη = 0.01",
         experiment="path_length",
-        effects=lambda r: r["overshoot"].where(norm="rms")["ratio"],
+        effects=lambda r: r["overshoot"].where(norm="rms", rate=0.001)["ratio"],
         margin=2.0,
     ),
     Claim(
@@ -438,7 +438,7 @@ CLAIMS = (
         sentence="A correction by the squared norm shortens it.",
         reading="the same for the squared norm",
         experiment="path_length",
-        effects=lambda r: r["overshoot"].where(norm="squared")["ratio"],
+        effects=lambda r: r["overshoot"].where(norm="squared", rate=0.001)["ratio"],
         margin=1.0,
         direction="below",
     ),

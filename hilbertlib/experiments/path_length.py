@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data import Dataset
 from ..records import Record
 from . import leash
 from .runner import HERE, Experiment, Place, Rows, Setting, dataset, run_cells
@@ -22,9 +23,12 @@ _ARMS: dict[str, dict[str, Any]] = {
     "HCGD, squared norm": {"norm": "squared"},
     "n = 5": {"corrections": 5, **_NO_MOMENTUM},
     "SGD at ε + 4η": {"lam": 0.0, **_NO_MOMENTUM},
+    "on noise": {"x_v": "noise"},
+    "on a black image": {"x_v": "black"},
+    "random pull": {"pull": "random"},
 }
-CLAIMS = tuple(c for c in leash.CLAIMS if c.where.startswith(("Fig.", "section")))
-"""The paper's; the chapter on the leash has more of its own."""
+_ONE_STEP = "one step"
+CLAIMS = leash.CLAIMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +87,20 @@ def setting(config: Config, arm: str) -> leash.Setting:
 
 
 def arms(config: Config) -> list[str]:
-    return list(_ARMS)
+    """Runs, the controls among them, and a step looked at by itself."""
+    return [*_ARMS, _ONE_STEP]
 
 
 def measure(config: Config, arm: str, seed: int, place: Place = HERE) -> Rows:
-    """One run. Table ``runs``: :func:`hilbertlib.experiments.leash.summary`. Table ``curve``: at
-    each epoch's end the running sums of squared distances in both spaces, and the test accuracy."""
+    """One run, or one step.
+
+    Table ``runs``: :func:`hilbertlib.experiments.leash.summary`. Table ``curve``: at each epoch's
+    end the running sums of squared distances in both spaces, and the accuracies. Table
+    ``overshoot``: for each norm and ε how far a step goes corrected over how far uncorrected.
+    """
     data = dataset(config.dataset).to(place.device)
+    if arm == _ONE_STEP:
+        return {"overshoot": _overshoots(data, seed)}
     if arm.endswith("shuffled"):
         data = data.shuffle_labels(config.shuffled, seed)
     done = leash.run(data, seed, setting(config, arm), place.checkpoint())
@@ -110,6 +121,18 @@ def measure(config: Config, arm: str, seed: int, place: Place = HERE) -> Rows:
             for epoch, end in enumerate(ends)
         ],
     }
+
+
+def _overshoots(data: Dataset, seed: int) -> list[dict[str, Any]]:
+    model = leash.ready_network(data, seed)
+    rates = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+    return [
+        {"norm": norm, "rate": rate, "ratio": float(ratio)}
+        for norm in ("rms", "squared")
+        for rate, ratio in zip(
+            rates, leash.overshoot(model, data, rates, norm=norm).mean(1), strict=True
+        )
+    ]
 
 
 def run(config: Config = LIVE, seeds: Sequence[int] = (0, 1, 2), **options: Any) -> Record:
