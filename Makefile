@@ -30,7 +30,7 @@ book: .venv/.installed node_modules/.installed ## build the book into _build/htm
 lint: .venv/.installed ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy hilbertlib
+	$(BIN)/mypy hilbertlib bench
 
 test: book lint ## everything: lint, units, notebooks, JavaScript, the built pages in Chromium
 	$(RUN) tests/run.py

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+import torch
+
 Row = tuple[str, float, str, str]  # what, how much, in what unit, the target
 
 
@@ -20,3 +22,9 @@ def print_table(rows: Iterable[Row]) -> None:
     for name, value, unit, target in rows:
         line = f"  {name:<52} {value:>10.4g} {unit:<18} {target:<22} {met(value, target)}"
         print(line.rstrip(), flush=True)
+
+
+def synchronize(device: str) -> None:
+    """Wait until a GPU has done what it was given; a processor has already."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()

@@ -12,7 +12,10 @@ from bench import print_table
 # Name, title, and the function that returns the rows.
 SECTIONS = {
     "hcgd": ("A constrained step over a plain one", "bench.hcgd:rows"),
+    "compiled": ("The same, both compiled to CUDA graphs", "bench.hcgd:compiled_rows"),
     "curvature": ("Fisher products", "bench.curvature:rows"),
+    "ensemble": ("Many seeds at once", "bench.ensemble:rows"),
+    "matrices": ("Distance matrices of snapshots", "bench.matrices:rows"),
     "chapters": ("Seconds to execute the chapters, when they last ran", "bench.pages:chapters"),
     "weight": ("What a page loads", "bench.pages:weights"),
     "paint": ("First contentful paint", "bench.pages:first_paint"),
@@ -29,6 +32,7 @@ def main(chosen: list[str]) -> None:
     print(
         f"{platform.platform()}, {os.cpu_count()} cores, torch {torch.__version__} on "
         f"{torch.get_num_threads()} threads"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
     )
     for name, (title, place) in SECTIONS.items():
         if chosen and name not in chosen:

@@ -14,13 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench import Row, print_table
+from bench import Row, print_table, synchronize
 from hilbertlib.fisher import Fisher, fisher_diagonal, fisher_vector_product
 from hilbertlib.models import mlp, seeded
+from hilbertlib.training import resolve_device
 
 
-def rows(repeats: int = 15, n: int = 256, device: str = "cpu") -> list[Row]:
+def rows(repeats: int = 15, n: int = 256, device: str = "auto") -> list[Row]:
     """``(name, value, unit, target)``; the target is empty where nothing was promised."""
+    device = str(resolve_device(device))
     # Its import warns of torch's own deprecations, and so do its hooks.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -86,11 +88,6 @@ def interleaved(
             if repeat > 0:
                 times[name].append((time.perf_counter() - start) / in_a_row)
     return times
-
-
-def synchronize(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Run ``python -m bench.lab``; :func:`rows` returns the table.
 
 import gzip
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -13,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.pages import chromium
 from hilbertlib.lab import css, digits_script, page_script
 
 FLAGS = (
@@ -117,11 +117,7 @@ def size() -> list[Row]:
 
 def in_chromium(seconds: float = 4.0, steps: int = 10_000) -> list[Row]:
     """Steps a frame, frames a second, response to a slider, memory."""
-    from playwright.sync_api import sync_playwright
-
-    path = os.environ.get("HILBERT_CHROMIUM") or shutil.which("chromium") or shutil.which("chrome")
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+    with tempfile.TemporaryDirectory() as folder, chromium(FLAGS) as browser:
 
         def opened(settings: dict[str, Any]) -> Any:
             page = browser.new_page(viewport={"width": 1000, "height": 1400})
@@ -164,7 +160,6 @@ def in_chromium(seconds: float = 4.0, steps: int = 10_000) -> list[Row]:
         before = heap()
         train(steps)
         growth = heap() - before
-        browser.close()
     slow = statistics.quantiles([ms for ms, _ in response], n=20)[-1]
     return [
         Row("moons 2-16-16-2, both learners", fast["perFrame"], "steps/frame", ">= 20"),

@@ -7,7 +7,7 @@ import json
 import runpy
 import statistics
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,13 +64,17 @@ def serving(folder: Path, extra: Mapping[str, bytes] | None = None) -> Iterator[
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """The Chromium of the page tests."""
+def chromium(flags: Sequence[str] = FLAGS) -> Iterator[Browser]:
+    """The Chromium of the page tests, else Playwright's own."""
     path = runpy.run_path(str(ROOT / "tests" / "run.py"))["chromium"]()
-    if not path:
-        raise FileNotFoundError("no Chromium: install it, or set HILBERT_CHROMIUM to its path")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        path = path or playwright.chromium.executable_path
+        if not Path(path).exists():
+            raise FileNotFoundError(
+                "no Chromium: install it (`playwright install chromium` is one way), or set "
+                "HILBERT_CHROMIUM to its path"
+            )
+        browser = playwright.chromium.launch(executable_path=path, args=list(flags))
         try:
             yield browser
         finally:

@@ -2,13 +2,16 @@
 
 import json
 import re
+import sys
 
 import pytest
+import torch
 from torch import nn
 
 import bench
 from bench import __main__ as everything
-from bench import hcgd, pages
+from bench import ensemble, hcgd, matrices, pages
+from hilbertlib.trajectory import Trajectory
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,8 @@ def test_every_section_names_a_function():
         ({"share": 1, "reuse": True}, 2),
         ({"share": 1, "corrections": 5}, 11),
         ({"share": 1, "adam": True}, 3),
+        ({"share": 1, "adam": True, "corrections": 5}, 11),
+        ({"share": 1, "compiled": {"backend": "eager"}}, 3),
     ],
 )
 def test_a_step_makes_the_passes_that_it_is_compared_with(options, forward):
@@ -91,6 +96,54 @@ def test_a_step_makes_the_passes_that_it_is_compared_with(options, forward):
     seen.clear()
     step()
     assert sum(seen) == forward * 8
+
+
+def test_without_a_gpu_there_are_no_graphs(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="CUDA graphs need a GPU"):
+        list(hcgd.compiled_rows())
+
+
+def test_a_ratio_is_taken_within_a_repeat():
+    # The machine was twice as slow in the second repeat and four times in the third.
+    assert hcgd.over("a", "b", {"a": [3.0, 6.0, 12.0], "b": [1.0, 2.0, 4.0]}) == 3
+
+
+def test_a_loop_and_the_batched_computation_train_the_same():
+    both = ensemble.trainers((64, 8, 10), seeds=3, epochs=2, examples=100)
+    loop, many = ([h.train_loss for h in train()] for train in both.values())
+    assert len(loop) == 3
+    torch.testing.assert_close(torch.tensor(loop), torch.tensor(many), rtol=1e-4, atol=1e-5)
+    assert len({tuple(losses) for losses in loop}) == 3  # a seed each
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a peak of memory is read on Linux only")
+def test_matrices_are_measured_on_the_snapshots_that_were_written(tmp_path, monkeypatch):
+    matrices.write(str(tmp_path), snapshots=4, parameters=7, examples=5)
+    run = Trajectory.load(tmp_path)
+    assert run.parameters.shape == (4, 7)
+    assert torch.allclose(run.outputs.sum(dim=2), torch.ones(4, 5))
+    for kind in matrices.KINDS:
+        seconds, megabytes = matrices.measured(kind, str(tmp_path))
+        assert seconds > 0
+        assert megabytes < 100
+    with pytest.raises(RuntimeError, match="holds no snapshots"):
+        matrices.elsewhere("l2_matrix", str(tmp_path / "nothing"))
+    taken = iter([(1.0, 2.0), (100.0, 10.0)] * 3)
+    monkeypatch.setattr(matrices, "elsewhere", lambda kind, folder: next(taken))
+    found = list(matrices.rows(few=2, parameters=7, examples=5))
+    assert [value for _, value, _, _ in found[:5]] == [1, 100, 2, 10, 5]
+    assert [name for name, *_ in found[::5]] == [
+        "parameter_matrix, 2 snapshots of 7 numbers",
+        "l2_matrix, 2 snapshots of 50 numbers",
+        "pairwise_l2, 2 snapshots of 50 numbers",
+    ]
+
+
+def test_without_a_browser_it_says_what_to_do(monkeypatch):
+    monkeypatch.setenv("HILBERT_CHROMIUM", "/nowhere/chromium")
+    with pytest.raises(FileNotFoundError, match="playwright install chromium"), pages.chromium():
+        pass
 
 
 def test_candidates_take_turns():
