@@ -187,16 +187,20 @@ def _about(record: Record) -> str:
 
 
 def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
-    return number
+    return _whole(text, lambda n: n >= 1, "at least 1")
 
 
 def _jobs(text: str) -> int:
-    number = int(text)
-    if number != -1 and number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, or -1, got {number}")
+    return _whole(text, lambda n: n == -1 or n >= 1, "at least 1, or -1")
+
+
+def _whole(text: str, fits: Callable[[int], bool], expected: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not fits(number):
+        raise argparse.ArgumentTypeError(f"expected a whole number, {expected}; got {text}")
     return number
 
 

@@ -23,7 +23,8 @@ import numpy as np
 import plotly.graph_objects as go
 from IPython.display import HTML, Markdown, display
 
-from .records import Claim, Interval, Record, judge
+from .records import Claim, Record, judge
+from .scorecard import verdict_table
 
 FIGURE_MIME = "application/vnd.hilbertlib.figure+json"
 LAB_MIME = "application/vnd.hilbertlib.lab+json"
@@ -82,56 +83,14 @@ def verdicts(record: Record, claims: Iterable[Claim]) -> None:
         AssertionError: If a claim of the book itself does not hold. The paper's claims may fail:
             then the table says so.
     """
-    rows, broken = [], []
-    for claim in claims:
-        verdict = judge(claim, record)
-        own = claim.where == "this chapter"
-        if own and verdict.word != "reproduced":
-            broken.append(f"{claim.id}: {verdict.word}, {verdict.reason}")
-        # That a reduced setting cannot refute protects the paper's claims, not ours.
-        words = {part.word for part in verdict.parts.values()}
-        refuted = words == {"not reproduced"}
-        look = "holds" if verdict.word == "reproduced" else "fails" if refuted else "open"
-        word = str(verdict)
-        if claim.where in ("this chapter", "our guess"):
-            word = {"holds": "holds", "fails": "does not hold", "open": "undecided"}[look]
-        elif verdict.word != "not reproduced" and look == "fails":
-            look = "open"
-        effects = "<br>".join(
-            html.escape(
-                " ".join(filter(None, (name and f"{name}:", _say(part.interval), claim.unit)))
-            )
-            for name, part in verdict.parts.items()
-        )
-        rows.append(
-            f"<tr><td>{html.escape(claim.sentence)} "
-            f"<small>({html.escape(claim.where)})</small></td>"
-            f"<td>{effects}<br><small>{html.escape(claim.reading)}; "
-            f"{claim.direction} {_margin(claim.margin)}</small></td>"
-            f'<td><span class="book-verdict {look}">{word}</span></td></tr>'
-        )
-    head = "<thead><tr><th>claim</th><th>measured</th><th>verdict</th></tr></thead>"
-    display(HTML(f'<table class="book-verdicts">{head}<tbody>{"".join(rows)}</tbody></table>'))
+    judged = [(claim, judge(claim, record)) for claim in claims]
+    display(HTML(verdict_table(judged)))
+    broken = [
+        f"{claim.id}: {verdict.word}, {verdict.reason}"
+        for claim, verdict in judged
+        if claim.where == "this chapter" and verdict.word != "reproduced"
+    ]
     assert not broken, "a claim of this book no longer holds: " + "; ".join(broken)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
-
-
-def _say(interval: Interval) -> str:
-    if interval.n == 0:
-        return "not measured"
-    if interval.n == 1:
-        return f"{_number(interval.mean)} (one seed: no interval)"
-    low, high = _number(interval.low), _number(interval.high)
-    return f"{_number(interval.mean)} [{low}, {high}]"
-
-
-def _margin(margin: float | tuple[float, float]) -> str:
-    if isinstance(margin, tuple):
-        return f"{_number(margin[0])} to {_number(margin[1])}"
-    return _number(margin)
 
 
 def _is_docstring(node: ast.AST) -> TypeGuard[ast.stmt]:

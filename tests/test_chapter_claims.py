@@ -79,7 +79,7 @@ def test_the_claims_of_chapter_1_hold_where_they_should():
         ("book-hump", {}, {"shuffled twin": 0.2}),
         ("book-match-twin", {}, {"shuffled twin, matched": 0.01}),
         ("book-match-stranger", {}, {"independent network, matched": 0.5}),
-        ("traj-same-start", {same_function.UNTRAINED: (8.0, 0.6)}, {}),
+        ("same-start-digits", {same_function.UNTRAINED: (8.0, 0.6)}, {}),
     ],
 )
 def test_each_claim_of_chapter_1_can_fail(claim, pairs, peaks):

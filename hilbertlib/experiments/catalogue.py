@@ -6,6 +6,8 @@ from . import (
     exchange_claims,
     exchange_rate,
     forgetting,
+    hcgd_images,
+    hcgd_sequences,
     path_length,
     trajectories,
 )
@@ -20,6 +22,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         forgetting.EXPERIMENT,
         forgetting.GRID,
         path_length.EXPERIMENT,
+        hcgd_images.EXPERIMENT,
+        hcgd_sequences.EXPERIMENT,
     )
 }
 VIEWS: dict[str, Experiment] = {view: e for e in EXPERIMENTS.values() for view in e.views}
@@ -34,5 +38,7 @@ CLAIMS: tuple[Claim, ...] = (
     *exchange_claims.CLAIMS,
     *forgetting.CLAIMS,
     *_leash.CLAIMS,
+    *hcgd_images.CLAIMS,
+    *hcgd_sequences.CLAIMS,
 )
-"""Every claim, in the order of the paper's sections."""
+"""Every claim with a record of its own at the paper's scale, in the order of the paper's sections."""

@@ -335,7 +335,7 @@ CLAIMS = (
         direction="below",
     ),
     Claim(
-        id="traj-same-start",
+        id="same-start-digits",
         where="section 2.1, Fig. 1",
         sentence="Random initializations begin at about the same point in function space, "
         "far apart in parameter space.",

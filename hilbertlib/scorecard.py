@@ -1,0 +1,109 @@
+"""Claims and what the records say of them, as tables for a page."""
+
+import html
+from collections.abc import Iterable, Mapping
+
+from .claims import CLAIMS, OURS, verdicts
+from .experiments.catalogue import EXPERIMENTS, NAMES, VIEWS
+from .records import Claim, Interval, Record, Verdict, Word
+
+_WORDS: tuple[Word, ...] = ("reproduced", "partly", "inconclusive", "not reproduced", "not tested")
+
+
+def verdict_table(judged: Iterable[tuple[Claim, Verdict]]) -> str:
+    """HTML: each claim with its reading and margin, what was measured, and the verdict."""
+    rows = "".join(_row(claim, verdict) for claim, verdict in judged)
+    head = "<thead><tr><th>claim</th><th>measured</th><th>verdict</th></tr></thead>"
+    return f'<table class="book-verdicts">{head}<tbody>{rows}</tbody></table>'
+
+
+def scorecard(records: Mapping[str, Record], ours: bool = False) -> str:
+    """HTML: every claim of the paper, or every one of ours, judged on the paper-scale records.
+
+    Args:
+        records: By experiment (:func:`hilbertlib.claims.records_in`).
+        ours: Whether to show the book's own claims in place of the paper's.
+    """
+    said = verdicts(records)
+    chosen = [c for c in CLAIMS.values() if (c.where in OURS) == ours]
+    return verdict_table((claim, said[claim.id]) for claim in chosen)
+
+
+def tally(records: Mapping[str, Record]) -> dict[str, int]:
+    """How many of the paper's claims have each verdict, all five words in the table's order."""
+    words = [v.word for id, v in verdicts(records).items() if CLAIMS[id].where not in OURS]
+    return {word: words.count(word) for word in _WORDS}
+
+
+def sources(records: Mapping[str, Record]) -> str:
+    """HTML: each experiment with its record's setting and machine, or the command that makes it."""
+    rows = "".join(_source(name, records.get(name)) for name in NAMES)
+    head = "<thead><tr><th>experiment</th><th>record</th></tr></thead>"
+    return f'<table class="book-verdicts book-sources">{head}<tbody>{rows}</tbody></table>'
+
+
+def _row(claim: Claim, verdict: Verdict) -> str:
+    # That a reduced setting cannot refute protects the paper's claims, not ours.
+    refuted = {part.word for part in verdict.parts.values()} == {"not reproduced"}
+    look = "holds" if verdict.word == "reproduced" else "fails" if refuted else "open"
+    word = str(verdict) if verdict.word != "not tested" else verdict.word
+    if claim.where in OURS and verdict.word != "not tested":
+        word = {"holds": "holds", "fails": "does not hold", "open": "undecided"}[look]
+    elif verdict.word != "not reproduced" and look == "fails":
+        look = "open"
+    effects = "<br>".join(
+        html.escape(" ".join(filter(None, (name and f"{name}:", say(part.interval), claim.unit))))
+        for name, part in verdict.parts.items()
+    )
+    return (
+        f'<tr data-claim="{html.escape(claim.id)}"><td>{html.escape(claim.sentence)} '
+        f"<small>({html.escape(claim.where)})</small></td>"
+        f"<td>{effects}<br><small>{html.escape(claim.reading)}; "
+        f"{claim.direction} {_margin(claim.margin)}</small></td>"
+        f'<td><span class="book-verdict {look}">{word}</span></td></tr>'
+    )
+
+
+def _source(name: str, record: Record | None) -> str:
+    experiment = VIEWS.get(name) or EXPERIMENTS[name]
+    command = f"python -m hilbertlib run {experiment.name} --scale paper"
+    if record is None:
+        said = f"none yet: <code>{command}</code>"
+    else:
+        p = record.provenance
+        what = [
+            f"{len(record.seeds)} seed{'s' if len(record.seeds) > 1 else ''}, "
+            f"{p.seconds / 3600:.1f} hours on {p.device}",
+            f"data {p.dataset}, checksum {p.dataset_checksum[:12]}",
+            *([p.dataset_note] if p.dataset_note else []),
+            f"code {(p.commit or 'unknown')[:12]}, torch {p.versions['torch']}",
+            *(f"departs from the paper: {text}" for text in p.departures),
+            *(f"left open, chosen: {text}" for text in p.config.get("choices", ())),
+        ]  # fmt: skip
+        said = "<br>".join(map(html.escape, what))
+        if p.reduced:
+            said += f"<br>reduced; in full: <code>{command} --device auto</code>"
+    return (
+        f"<tr><td><b>{html.escape(name)}</b> <small>({html.escape(experiment.figures)})</small>"
+        f"<br>{html.escape(experiment.title)}</td><td>{said}</td></tr>"
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+
+
+def say(interval: Interval) -> str:
+    """A mean with its interval, in few digits."""
+    if interval.n == 0:
+        return "not measured"
+    if interval.n == 1:
+        return f"{_number(interval.mean)} (one seed: no interval)"
+    low, high = _number(interval.low), _number(interval.high)
+    return f"{_number(interval.mean)} [{low}, {high}]"
+
+
+def _margin(margin: float | tuple[float, float]) -> str:
+    if isinstance(margin, tuple):
+        return f"{_number(margin[0])} to {_number(margin[1])}"
+    return _number(margin)
