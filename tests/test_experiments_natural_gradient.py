@@ -320,6 +320,22 @@ def test_the_claims_hold_where_they_should():
     assert set(judged().values()) == {"reproduced"}
 
 
+@pytest.mark.parametrize("arm", ["exact", "SGD", "train: SGD", "train: natural gradient"])
+def test_what_was_not_run_counts_as_not_tested(record, arm):
+    part = replace(
+        record,
+        tables={
+            name: table.where(arm=arm)
+            for name, table in record.tables.items()
+            if len(table.where(arm=arm))
+        },
+    )
+    words = {claim.id: judge(claim, part).word for claim in natural.CLAIMS}
+    assert (words["ng-hessian"] == "reproduced") == (arm == "exact")
+    assert words["ng-diagonal-start"] == words["book-solve"] == "not tested"
+    assert words["book-natural-steps"] == words["book-algorithm-3"] == "not tested"
+
+
 FAILURES = [
     ("ng-hessian", {"hessian": 1e-3}),
     ("ng-minimiser", {"error": 0.1}),
