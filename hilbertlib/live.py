@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -23,8 +23,8 @@ import numpy as np
 import plotly.graph_objects as go
 from IPython.display import HTML, Markdown, display
 
+from . import scorecard as _tables
 from .records import Claim, Record, judge
-from .scorecard import verdict_table
 
 FIGURE_MIME = "application/vnd.hilbertlib.figure+json"
 LAB_MIME = "application/vnd.hilbertlib.lab+json"
@@ -84,13 +84,23 @@ def verdicts(record: Record, claims: Iterable[Claim]) -> None:
             then the table says so.
     """
     judged = [(claim, judge(claim, record)) for claim in claims]
-    display(HTML(verdict_table(judged)))
+    display(HTML(_tables.verdict_table(judged)))
     broken = [
         f"{claim.id}: {verdict.word}, {verdict.reason}"
         for claim, verdict in judged
         if claim.where == "this chapter" and verdict.word != "reproduced"
     ]
     assert not broken, "a claim of this book no longer holds: " + "; ".join(broken)
+
+
+def scorecard(records: Mapping[str, Record], ours: bool = False) -> None:
+    """Display every claim of the paper, or our own, judged on paper-scale records."""
+    display(HTML(_tables.scorecard(records, ours)))
+
+
+def sources(records: Mapping[str, Record]) -> None:
+    """Display where each record comes from, and how to make those that are missing."""
+    display(HTML(_tables.sources(records)))
 
 
 def _is_docstring(node: ast.AST) -> TypeGuard[ast.stmt]:

@@ -2,10 +2,11 @@
 
 import html
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from .claims import CLAIMS, OURS, verdicts
 from .experiments.catalogue import EXPERIMENTS, NAMES, VIEWS
-from .records import Claim, Interval, Record, Verdict, Word
+from .records import Claim, Interval, Record, Table, Verdict, Word
 
 _WORDS: tuple[Word, ...] = ("reproduced", "partly", "inconclusive", "not reproduced", "not tested")
 
@@ -29,10 +30,26 @@ def scorecard(records: Mapping[str, Record], ours: bool = False) -> str:
     return verdict_table((claim, said[claim.id]) for claim in chosen)
 
 
-def tally(records: Mapping[str, Record]) -> dict[str, int]:
-    """How many of the paper's claims have each verdict, all five words in the table's order."""
+def tally(records: Mapping[str, Record], seeds: int | None = None) -> dict[str, int]:
+    """How many of the paper's claims have each verdict, all five words in the table's order.
+
+    Args:
+        records: By experiment.
+        seeds: Judge on the first so many seeds of each record; default all.
+    """
+    if seeds is not None:
+        records = {name: _first(record, seeds) for name, record in records.items()}
     words = [v.word for id, v in verdicts(records).items() if CLAIMS[id].where not in OURS]
     return {word: words.count(word) for word in _WORDS}
+
+
+def _first(record: Record, seeds: int) -> Record:
+    kept = record.seeds[:seeds]
+    tables = {}
+    for name, table in record.tables.items():
+        chosen = [i for i, seed in enumerate(table["seed"]) if seed in kept]
+        tables[name] = Table({key: [v[i] for i in chosen] for key, v in table.columns.items()})
+    return replace(record, tables=tables, provenance=replace(record.provenance, seeds=kept))
 
 
 def sources(records: Mapping[str, Record]) -> str:

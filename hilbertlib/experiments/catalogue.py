@@ -41,4 +41,4 @@ CLAIMS: tuple[Claim, ...] = (
     *hcgd_images.CLAIMS,
     *hcgd_sequences.CLAIMS,
 )
-"""Every claim with a record of its own at the paper's scale, in the order of the paper's sections."""
+"""Every claim that a record at the paper's scale can judge, in the order of the sections."""

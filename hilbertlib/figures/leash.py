@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from ..experiments.leash import Run
 from ..records import Record, seed_interval
-from .style import COLOUR, CYCLE, Line, add_lines, add_paths, axis, curves, panels
+from .style import COLOUR, Line, add_lines, add_paths, axis, curves, panels
 
 
 def paths(
@@ -161,7 +161,7 @@ def arms(record: Record, names: Sequence[str], title: str, alt: str) -> go.Figur
                 "color": COLOUR["neutral"],
             },
             mode="markers",
-            marker={"size": 11, "color": [CYCLE[i % len(CYCLE)] for i in range(len(names))]},
+            marker={"size": 11, "color": [_colour(name) for name in names]},
             row=1,
             col=col,
         )
@@ -169,3 +169,10 @@ def arms(record: Record, names: Sequence[str], title: str, alt: str) -> go.Figur
     figure.update_xaxes(axis("Σ ‖Δf‖² (L₂²)", rangemode="tozero"), row=1, col=1)
     figure.update_xaxes(axis("share right", tickformat=".1%"), row=1, col=2)
     return figure
+
+
+def _colour(arm: str) -> str:
+    """By method: plain SGD, a leash on the data, or a control that is neither."""
+    if arm.startswith("SGD"):
+        return COLOUR["SGD"]
+    return COLOUR["HCGD" if arm.startswith(("HCGD", "n = ")) else "neutral"]
