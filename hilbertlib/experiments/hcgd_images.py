@@ -48,6 +48,7 @@ PAPER = Config(
         "of 0.5 before the last: the paper says SqueezeNet v1.1 with BatchNorm",
         "momentum as PyTorch's SGD has it in all arms, v ← βv + J: the paper's v ← βv + εJ differs "
         "only for some steps after ε falls",
+        "η stays at 0.02 when ε falls: the paper speaks of ε alone",
         "ε = 0.3 with SGD is a control that the paper does not have",
     ),
     epochs=200,
