@@ -1,0 +1,76 @@
+"""The whole list of claims, and what the records in the book say of them."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hilbertlib import claims
+from hilbertlib.experiments import catalogue
+from hilbertlib.experiments.runner import record_path
+from hilbertlib.provenance import plain
+from hilbertlib.records import load_record
+from hilbertlib.scorecard import scorecard, sources, tally, verdict_table
+
+RECORDS = Path(__file__).resolve().parents[1] / "book" / "records"
+
+
+def test_every_claim_has_a_name_of_its_own_and_an_experiment():
+    ids = [claim.id for claim in catalogue.CLAIMS]
+    assert len(set(ids)) == len(ids) == len(claims.CLAIMS)
+    assert {claim.experiment for claim in catalogue.CLAIMS} <= set(catalogue.NAMES)
+    assert set(claims.paper_claims()) < set(claims.CLAIMS)
+
+
+def test_a_claim_says_what_would_count():
+    for claim in claims.CLAIMS.values():
+        assert claim.sentence.endswith("."), claim.id
+        places = ("Fig", "section", "equation", "Appendix")
+        assert claim.where in claims.OURS or claim.where.startswith(places), claim.where
+
+
+def test_without_records_nothing_is_tested(tmp_path):
+    assert claims.records_in(tmp_path) == {}
+    words = claims.counts(claims.verdicts({}))
+    assert words == {"not tested": len(claims.CLAIMS)}
+    assert tally({})["not tested"] == len(claims.paper_claims())
+
+
+@pytest.mark.parametrize("path", sorted(RECORDS.glob("*.json")), ids=lambda p: p.stem)
+def test_a_record_of_the_book_is_whole(path):
+    record = load_record(path)
+    assert path == record_path(RECORDS, record.experiment, record.scale)
+    assert record.experiment in catalogue.NAMES
+    experiment = catalogue.VIEWS.get(record.experiment) or catalogue.EXPERIMENTS[record.experiment]
+    p = record.provenance
+    assert p.commit
+    assert "+" not in p.commit, "made by code that was never committed"
+    configs = [experiment.live, experiment.paper, experiment.smaller]
+    assert p.config in [plain(c, "config") for c in configs if c is not None]
+    cells = record["cells"]
+    assert p.seconds == pytest.approx(sum(cells["seconds"]), rel=1e-3)
+    assert set(cells["arm"]) <= set(experiment.arms(experiment.paper))
+
+
+def test_the_records_are_small():
+    assert sum(path.stat().st_size for path in RECORDS.glob("*.json")) < 8e6
+
+
+def test_tables_hold_every_claim_and_escape_what_they_are_given():
+    page = scorecard({}) + scorecard({}, ours=True)
+    assert set(re.findall(r'data-claim="([^"]+)"', page)) == set(claims.CLAIMS)
+    assert all(name in sources({}) for name in catalogue.NAMES)
+    hostile = replace(claims.CLAIMS["forget-adam"], sentence="<script>alert(1)</script>.")
+    assert "<script" not in verdict_table([(hostile, claims.verdicts({})["forget-adam"])])
+
+
+def test_fewer_seeds_decide_less():
+    records = claims.records_in(RECORDS)
+    if not records:
+        pytest.skip("no records yet")
+    one = tally(records, seeds=1)
+    assert one["reproduced"] == one["not reproduced"] == 0
+    assert sum(one.values()) == len(claims.paper_claims())
+    most = max(len(record.seeds) for record in records.values())
+    assert tally(records, most) == tally(records)
