@@ -8,6 +8,8 @@ from . import (
     forgetting,
     hcgd_images,
     hcgd_sequences,
+    natural_claims,
+    natural_gradient,
     path_length,
     trajectories,
 )
@@ -24,6 +26,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         path_length.EXPERIMENT,
         hcgd_images.EXPERIMENT,
         hcgd_sequences.EXPERIMENT,
+        natural_gradient.EXPERIMENT,
     )
 }
 VIEWS: dict[str, Experiment] = {view: e for e in EXPERIMENTS.values() for view in e.views}
@@ -40,5 +43,6 @@ CLAIMS: tuple[Claim, ...] = (
     *_leash.CLAIMS,
     *hcgd_images.CLAIMS,
     *hcgd_sequences.CLAIMS,
+    *natural_claims.CLAIMS,
 )
 """Every claim that a record at the paper's scale can judge, in the order of the sections."""
