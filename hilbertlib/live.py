@@ -17,6 +17,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -24,7 +25,8 @@ import plotly.graph_objects as go
 from IPython.display import HTML, Markdown, display
 
 from . import scorecard as _tables
-from .records import Claim, Record, judge
+from .experiments.runner import record_path
+from .records import Claim, Record, judge, load_record
 
 FIGURE_MIME = "application/vnd.hilbertlib.figure+json"
 LAB_MIME = "application/vnd.hilbertlib.lab+json"
@@ -310,6 +312,52 @@ class explore:
             )
         else:
             display(self.widget())
+
+
+def beside(
+    draw: Callable[[Record], go.Figure | tuple[go.Figure, str]],
+    live: Record,
+    *,
+    caption: str,
+    provenance: str = "",
+    folder: str | Path = "records",
+) -> None:
+    """Display the figure of a live record with a switch to the record at the paper's scale.
+
+    Parameters
+    ----------
+    draw : callable
+        From a record to a figure, or to a figure and a sentence on it; with the same traces for
+        both records.
+    live : Record
+        What the chapter has just run. Its experiment's name is that of the record in ``folder``.
+        Where there is none, the live figure stands alone and says so.
+    caption, provenance : str
+        As for :func:`show`; the provenance is that of the live record.
+    """
+    path = record_path(folder, live.experiment, "paper")
+    command = f"python -m hilbertlib run {live.experiment} --scale paper"
+    if not path.exists():
+        note = f"{provenance}; no record at the paper's scale yet: {command}"
+        drawn = draw(live)
+        show(drawn[0] if isinstance(drawn, tuple) else drawn, caption, provenance=note)
+        return
+    paper = load_record(path)
+    about = paper.provenance
+    reduced = "reduced setting, " if about.reduced else ""
+    note = (
+        f"here: {provenance}; at the paper's scale: {reduced}{about.dataset}, "
+        f"{len(paper.seeds)} seed{'s' if len(paper.seeds) > 1 else ''}, {about.device}"
+    )
+    records = {"here": live, "paper": paper}
+    display(
+        explore(
+            lambda scale: draw(records[scale]),
+            scale=Slider("scale: here, or the paper's", list(records), text=str),
+            caption=caption,
+            provenance=note,
+        )
+    )
 
 
 def _emit(payload: dict[str, Any], caption: str, alt: str, provenance: str) -> None:

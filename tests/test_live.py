@@ -1,6 +1,7 @@
 """Figures with captions and sliders: what the page gets, and what a kernel shows."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,8 +12,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from hilbertlib import live
-from hilbertlib.live import FIGURE_MIME, Slider, explore, glue, show, source
-from hilbertlib.records import Claim, Provenance, Record, Table
+from hilbertlib.data import load
+from hilbertlib.experiments.common import live_record
+from hilbertlib.live import FIGURE_MIME, Slider, beside, explore, glue, show, source
+from hilbertlib.records import Claim, Provenance, Record, Table, save_record
 
 
 def line(slope: float) -> go.Figure:
@@ -92,6 +95,33 @@ def test_every_frame_can_be_rebuilt_from_the_first_and_its_difference(values):
         assert ("range" in figure["layout"].get("yaxis", {})) == (value > 0)
         assert payload["frames"][i]["text"] == f"slope {value}"
     assert payload["controls"][0]["start"] == 1
+
+
+def test_a_live_record_stands_beside_the_paper_scale_one(in_book, tmp_path):
+    live = live_record(
+        "forgetting", {"runs": Table({"slope": [2.0]})}, config={}, seeds=[0],
+        dataset=load("digits"), seconds=0.0,
+    )  # fmt: skip
+
+    def draw(record):
+        return line(record["runs"]["slope"][0]), record.scale
+
+    def on_page():
+        (data,) = displayed(
+            lambda: beside(draw, live, caption="c", provenance="made up", folder=tmp_path)
+        )
+        return data[FIGURE_MIME]
+
+    alone = on_page()
+    assert alone["controls"] == []
+    assert "no record at the paper's scale yet: python -m hilbertlib" in alone["provenance"]
+    paper = replace(live, scale="paper", tables={"runs": Table({"slope": [3.0]})})
+    save_record(paper, tmp_path / "forgetting-paper.json")
+    both = on_page()
+    assert both["controls"][0]["texts"] == ["here", "paper"]
+    assert [rebuilt(both, i)["data"][0]["y"][1] for i in (0, 1)] == [2, 3]
+    assert [frame["text"] for frame in both["frames"]] == ["live", "paper"]
+    assert "made up; at the paper's scale: reduced setting, digits, 1 seed" in both["provenance"]
 
 
 def test_two_sliders_are_numbered_like_the_pages_loop():
