@@ -217,7 +217,7 @@ def test_verdicts_are_shown_and_a_broken_claim_of_the_book_raises():
     with capture_output() as captured:
         live.verdicts(record, [claim("this chapter", 0.5), claim("Fig. 1", 2.0)])
     page = captured.outputs[0].data["text/html"]
-    assert page.count("<tr>") == 3
+    assert page.count("</tr>") == 3
     assert ">holds<" in page
     assert "inconclusive (reduced setting)" in page  # live scale cannot refute the paper
     assert "&lt;b&gt;" in page
