@@ -374,3 +374,21 @@ def test_the_estimator_on_another_data_set():
     (claim,) = [c for c in estimator.CLAIMS if c.id == "est-mnist"]
     for there, word in ((1.5, "reproduced"), (0.7, "inconclusive")):
         assert words([claim], "estimator", {"pairs": table(there)}) == {"est-mnist": word}
+
+
+@pytest.mark.parametrize(
+    ("claims", "experiment", "tables"),
+    [
+        (forgetting.CLAIMS, "forgetting", ends()),
+        (forgetting.CLAIMS, "forgetting_grid", ends()),
+        (trajectories.CLAIMS, "trajectories", apart()),
+        (exchange_claims.CLAIMS, "exchange_rate", walked()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_record_of_one_arm_can_be_judged(claims, experiment, tables):
+    """An experiment that has only begun leaves such records behind."""
+    arms = next(iter(tables.values())).unique("arm")
+    for arm in arms:
+        part = {name: table.where(arm=arm) for name, table in tables.items()}
+        words(claims, experiment, part, forgetting.LIVE)

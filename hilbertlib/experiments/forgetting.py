@@ -222,7 +222,11 @@ def _stores(record: Record) -> dict[str, list[float]]:
     rows = record["ends"]
     memory = {r["seed"]: r["bytes"] for r in rows.where(arm="L2").rows()}
     return {
-        name: [r["bytes"] / memory[r["seed"]] for r in rows.where(arm=arm).rows()]
+        name: [
+            r["bytes"] / memory[r["seed"]]
+            for r in rows.where(arm=arm).rows()
+            if r["seed"] in memory
+        ]
         for name, arm in (("EWC", "EWC, all tasks"), ("SI", "SI"))
     }
 
