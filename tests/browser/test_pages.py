@@ -1,9 +1,13 @@
 """Every built page, as a reader meets it: offline, by keyboard, in light and dark, on a phone."""
 
 import hashlib
+import re
 
 import pytest
 from conftest import HTML, ROOT, book_pages, watch
+
+from hilbertlib.claims import CLAIMS, OURS, records_in, verdicts
+from hilbertlib.scorecard import say
 
 PAGES = book_pages() or ["index.html"]
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
@@ -156,3 +160,17 @@ def test_nothing_overflows_on_a_phone(browser, site, name):
     assert wide[0] <= 390
     assert wide[1] == []
     page.context.close()
+
+
+def test_the_scorecard_says_what_the_records_say():
+    """Verdicts on the page are those that the records give now, and every claim is there."""
+    page = (HTML / "10-does-the-paper-hold-up.html").read_text(encoding="utf-8")
+    rows = re.findall(r'<tr data-claim="([^"]+)">(.*?)</tr>', page, flags=re.DOTALL)
+    printed = {id: re.findall(r'book-verdict \w+">([^<]+)<', row) for id, row in rows}
+    found = verdicts(records_in(ROOT / "book" / "records"))
+    assert printed.keys() == CLAIMS.keys() == found.keys()
+    for id, claim in CLAIMS.items():
+        if claim.where not in OURS:
+            assert printed[id] == [str(found[id])], id
+            for part in found[id].parts.values():
+                assert say(part.interval) in dict(rows)[id]
