@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hilbertlib import claims
-from hilbertlib.experiments import catalogue
+from hilbertlib import claims, data
+from hilbertlib.experiments import catalogue, runner
 from hilbertlib.experiments.runner import record_path
 from hilbertlib.provenance import plain
 from hilbertlib.records import load_record
@@ -74,3 +74,16 @@ def test_fewer_seeds_decide_less():
     assert sum(one.values()) == len(claims.paper_claims())
     most = max(len(record.seeds) for record in records.values())
     assert tally(records, most) == tally(records)
+
+
+def test_judging_needs_no_data(monkeypatch):
+    """The book is built where only the digits are."""
+    records = claims.records_in(RECORDS)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("data were read to judge a record")
+
+    for name in ("read_mnist", "read_cifar10", "_digits"):
+        monkeypatch.setattr(data, name, never)
+    runner.dataset.cache_clear()
+    claims.verdicts(records)

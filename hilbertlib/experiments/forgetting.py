@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data import Dataset, permute_pixels
+from ..data import permute_pixels
 from ..forgetting import (
     EWC,
     L2Memory,
@@ -113,7 +113,12 @@ def method(config: Config, arm: str, seed: int) -> Method:
 
 
 def measure(config: Config, arm: str, seed: int, place: Place = HERE) -> Rows:
-    """One method from one seed, which decides the permutations, the network and the batches.
+    """One method from one seed: the tables of :func:`learn`."""
+    return learn(config, method(config, arm, seed), seed, place)
+
+
+def learn(config: Config, how: Method, seed: int, place: Place = HERE) -> Rows:
+    """Learn the tasks with a new method; the seed decides permutations, network and batches.
 
     Table ``first``: the test accuracy on the first task before training on the others goes on
     (``epoch``: counted over all tasks). Table ``tasks``: after each task the accuracy on the first
@@ -127,7 +132,6 @@ def measure(config: Config, arm: str, seed: int, place: Place = HERE) -> Rows:
     sizes = (int(np.prod(base.shape)), *config.hidden, len(base.classes))
     model = seeded(lambda: mlp(sizes), seed).to(place.device)
     adam = torch.optim.Adam(model.parameters(), lr=config.lr)
-    how = method(config, arm, seed)
     first: list[dict[str, Any]] = []
 
     def known(task: int, epoch: int) -> None:
@@ -184,14 +188,14 @@ def _on_memory(model: nn.Module, how: Method, tasks: int) -> float | None:
     return accuracy(model, memory.x[:old], memory.y[:old])
 
 
-def storage(data: Dataset, config: Config) -> dict[str, float]:
-    """Bytes of a working memory with one byte a pixel, over EWC's, for 400 and 2,000 units."""
-    inputs, classes = int(np.prod(data.shape)), len(data.classes)
-    memory = example_storage(config.capacity, inputs, classes).bytes
+def storage(inputs: int, capacity: int, hidden: int) -> dict[str, float]:
+    """Bytes of a working memory with one byte a pixel, over EWC's: for a network of two hidden
+    layers of this many units, and for one five times as wide. Ten classes."""
+    memory = example_storage(capacity, inputs, 10).bytes
     return {
         f"{units} units a layer": memory
-        / diagonal_storage(mlp_parameters((inputs, units, units, classes))).bytes
-        for units in (config.hidden[0], 5 * config.hidden[0])
+        / diagonal_storage(mlp_parameters((inputs, units, units, 10))).bytes
+        for units in (hidden, 5 * hidden)
     }
 
 
@@ -233,8 +237,9 @@ def _stores(record: Record) -> dict[str, list[float]]:
 
 def _memory(record: Record) -> dict[str, list[float]]:
     config = record.provenance.config
-    setting = replace(LIVE, capacity=config["capacity"], hidden=tuple(config["hidden"]))
-    ratios = storage(dataset(config["dataset"]), setting)
+    # By name: a record is judged where its data may not be at hand.
+    inputs = {"digits": 64, "mnist": 784}[config["dataset"]]
+    ratios = storage(inputs, config["capacity"], config["hidden"][0])
     return {name: [ratio] * len(record.seeds) for name, ratio in ratios.items()}
 
 
