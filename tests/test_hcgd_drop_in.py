@@ -588,6 +588,15 @@ def test_current_must_be_what_the_function_returns():
         optimizer.step(lambda: model(X), current=model(XV))  # trusted by now, but it must fit
 
 
+def test_outputs_that_are_not_numbers_are_not_taken_for_another_functions():
+    model = network()
+    optimizer = momentum(model)
+    backward(model)
+    nan = model(X) * math.nan
+    with pytest.raises(FloatingPointError, match=r"got NaN or infinity before the step$"):
+        optimizer.step(lambda: model(X) * math.nan, current=nan)
+
+
 # --- refusals --------------------------------------------------------------------------------
 
 

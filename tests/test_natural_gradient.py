@@ -266,13 +266,18 @@ def test_no_convergence_warns_and_says_what_to_do():
         r"above tol=1\.0e-05: raise max_iter or the damping, use float64, or pass tol=0 to run "
         r"max_iter iterations on purpose$"
     )
-    with pytest.warns(ConvergenceWarning, match=message) as caught:
+    with pytest.warns(ConvergenceWarning, match=message):
         found = conjugate_gradient(a.__matmul__, b, max_iter=2)
-    assert caught[0].filename == __file__  # it points at the caller
     assert not found.converged
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         conjugate_gradient(a.__matmul__, b, tol=0.0, max_iter=2)
+
+
+def test_the_warning_points_at_the_caller():
+    with pytest.warns(ConvergenceWarning) as caught:
+        conjugate_gradient(spd(0).__matmul__, draw(1, 6), max_iter=2)
+    assert caught[0].filename == __file__
 
 
 @pytest.mark.parametrize(

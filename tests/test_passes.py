@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -105,6 +106,34 @@ def test_nested_blocks_and_other_threads():
     assert elsewhere.in_place.tolist() == [1, 1]  # its training pass is none of ours
 
 
+def test_a_watched_call_gets_its_keywords():
+    class Scaled(nn.Module):
+        def forward(self, x, *, by=1.0):
+            return x * by
+
+    scaled, heard = Scaled(), []
+    with BufferGuard()():
+        assert torch.equal(scaled(X, by=3.0), 3 * X)
+        thread = threading.Thread(target=lambda: heard.append(scaled(X, by=2.0)))
+        thread.start()
+        thread.join()
+    assert torch.equal(heard[0], 2 * X)
+
+
+def test_a_buffer_that_a_pass_takes_away_comes_back():
+    class Spent(Counter):
+        def forward(self, x):
+            del self.in_place
+            return x
+
+    spent = Spent()
+    tensor = spent.in_place
+    with BufferGuard()():
+        spent(X)
+        assert not hasattr(spent, "in_place")
+    assert spent.in_place is tensor
+
+
 def test_watching_ends_once_everything_that_is_trained_was_called():
     first, second, later = nn.BatchNorm1d(3), nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     parameters = [*first.parameters(), *second.parameters()]
@@ -163,12 +192,31 @@ def test_random_state():
     assert torch.equal(torch.rand(3), first)
 
 
+def test_random_state_of_gpus(monkeypatch):
+    """On two GPUs that are not there."""
+    states = {0: torch.zeros(3), 1: torch.ones(3)}
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda gpu: states[gpu].clone())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, gpu: states.update({gpu: state}))
+    one = RandomState([torch.device("cuda"), torch.device("cpu"), torch.device("cuda:1")])
+    both = RandomState([torch.device("cuda:1"), torch.device("cuda:0")])
+    states[0] += 5
+    assert one.is_now()
+    assert not both.is_now()
+    states[1] += 5
+    assert not one.is_now()
+    one.restore()
+    assert [state.tolist() for state in states.values()] == [[5, 5, 5], [1, 1, 1]]
+    both.restore()
+    assert [state.tolist() for state in states.values()] == [[0, 0, 0], [1, 1, 1]]
+
+
 def test_a_checkpoint_goes_back_on_everything_in_place():
     p = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([p], lr=0.1)
     optimizer.state[p] = {
         "tensor": torch.ones(2), "list": [torch.ones(1)], "dict": {"a": torch.ones(1)},
-        "tuple": (torch.ones(1), 2), "step": 3, "set": {1},
+        "tuple": (torch.ones(1), 2), "step": 3, "set": {1}, "own": SimpleNamespace(seen=[1]),
     }  # fmt: skip
     checkpoint = Checkpoint()
     checkpoint.take(optimizer, [p])
@@ -181,6 +229,7 @@ def test_a_checkpoint_goes_back_on_everything_in_place():
             t += 1
     state.update(step=4, new=5)
     state["set"].add(2)
+    state["own"].seen.append(2)
     optimizer.state[nn.Parameter(torch.ones(1))] = {"x": 1}
     optimizer.param_groups[0].update(lr=7.0, extra=1)
     groups, held = optimizer.param_groups, optimizer.state
@@ -188,15 +237,28 @@ def test_a_checkpoint_goes_back_on_everything_in_place():
     assert p.tolist() == [1, 1]
     assert list(optimizer.state) == [p]
     state = optimizer.state[p]
-    assert state.keys() == {"tensor", "list", "dict", "tuple", "step", "set"}
+    assert state.keys() == {"tensor", "list", "dict", "tuple", "step", "set", "own"}
     assert state["tensor"].tolist() == [1, 1]
     assert state["list"][0].item() == state["dict"]["a"].item() == state["tuple"][0].item() == 1
     assert (state["step"], state["set"], state["tuple"][1]) == (3, {1}, 2)
+    assert state["own"].seen == [1]
     assert (optimizer.param_groups[0]["lr"], "extra" in optimizer.param_groups[0]) == (0.1, False)
     assert optimizer.param_groups[0]["params"] == [p]
     assert groups is optimizer.param_groups
     assert held is optimizer.state
     assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_checkpoint_uses_its_memory_again():
+    p = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    optimizer.state[p] = {"momentum_buffer": torch.ones(2)}
+    checkpoint, places = Checkpoint(), []
+    for _ in range(2):
+        checkpoint.take(optimizer, [p])
+        places.append([copied.data_ptr() for copied in checkpoint._memory])
+    assert len(set(places[0])) == 2
+    assert places[0] == places[1]
 
 
 def test_checked():
@@ -225,18 +287,22 @@ def test_trustworthy():
     trustworthy(1.0, [good], good, good)
     trustworthy(0.0, [good], bad, bad)  # it is the length that is looked at first
     inf = float("inf")
-    with pytest.raises(FloatingPointError, match=r"^expected finite outputs, got .* before the st"):
-        trustworthy(inf, [good], bad, good)
-    with pytest.raises(FloatingPointError, match="after the proposed step: is the learning rate t"):
-        trustworthy(float("nan"), [good], good, bad)
-    with pytest.raises(
-        FloatingPointError, match="got some too far apart, or NaN or infinity on an"
-    ):
-        trustworthy(inf, [good], good, good)
-    with pytest.raises(
-        FloatingPointError, match=r"^expected a finite gradient of the distance: the"
-    ):
+    for length, before, now, where in (
+        (inf, bad, good, "got NaN or infinity before the step"),
+        (
+            float("nan"), good, bad,
+            "got NaN or infinity after the proposed step: is the learning rate too large?",
+        ),
+        (inf, good, good, "got some too far apart, or NaN or infinity on another rank"),
+    ):  # fmt: skip
+        with pytest.raises(FloatingPointError) as raised:
+            trustworthy(length, [good], before, now)
+        assert str(raised.value) == f"expected finite outputs, {where}"
+    with pytest.raises(FloatingPointError) as raised:
         trustworthy(1.0, [good, bad], good, good)
+    assert str(raised.value) == (
+        "expected a finite gradient of the distance: the outputs are not differentiable here"
+    )
 
 
 def test_over_ranks_sums_squares_and_their_gradients(monkeypatch):
