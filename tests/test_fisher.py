@@ -170,6 +170,18 @@ def test_products_equal_the_dense_matrix(build, shape, likelihood, kind):
     assert not once.requires_grad
 
 
+def test_one_draw_is_the_default_everywhere():
+    model, x, v = tanh_net(), draw(1, 4, 4), draw(2, 43)
+    seeded = [torch.Generator().manual_seed(0) for _ in range(4)]
+    fisher = Fisher(model, x, kind="sampled", samples=1, generator=seeded[0])
+    again = Fisher(model, x, kind="sampled", generator=seeded[1])
+    once = fisher_vector_product(model, x, v, kind="sampled", generator=seeded[2])
+    assert torch.equal(again @ v, fisher @ v)
+    assert torch.equal(once, fisher @ v)
+    diagonal = fisher_diagonal(model, x, kind="sampled", generator=seeded[3])
+    torch.testing.assert_close(diagonal, dense(fisher).diagonal(), rtol=1e-10, atol=1e-14)
+
+
 def test_a_gaussian_may_have_outputs_of_any_shape():
     model = nn.Sequential(tanh_net(), nn.Unflatten(1, (1, 3)))
     x, v = draw(1, 4, 4), draw(2, 43)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import re
 import warnings
 
 import pytest
@@ -452,6 +453,23 @@ def test_too_large_a_rate_warns_then_overflows():
         corrected_update(start, fisher, gradient, inner_lr=1e200, corrections=3)
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_growth_is_judged_and_told_in_units_of_the_gradient(scale):
+    model, x = net().float(), X.float()
+    gradient, fisher = backward(model, x) * scale, Fisher(model, x)
+    rate = 3 / largest_eigenvalue(fisher, iterations=300)
+    lengths, delta = [], torch.zeros_like(gradient)
+    for _ in range(40):
+        slope = gradient + fisher @ delta
+        lengths.append(float(slope.norm()))
+        delta = delta - rate * slope
+    told = re.escape(f"({lengths[0]:.1e} to {lengths[-1]:.1e})")
+    with pytest.warns(ConvergenceWarning, match=f"^the corrections grow {told} at inner_lr="):
+        corrected_update(
+            torch.zeros_like(gradient), fisher, gradient, inner_lr=rate, corrections=40
+        )
+
+
 def test_rounding_at_the_solution_is_not_growth():
     model, x = net().float(), X.float()
     gradient, fisher = backward(model, x), Fisher(model, x)
@@ -578,10 +596,11 @@ def test_a_refused_step_changes_nothing():
     with pytest.raises(ValueError, match="got 4 and 2, of which 2 are shared"):
         natural_step(optimizer, Fisher(model, X, parameters=model[1].parameters()), inner_lr=0.1)
     model[1].weight.grad[0, 0] = math.inf
-    with pytest.raises(ValueError, match="expected a finite gradient"):
+    with pytest.raises(ValueError, match=r"^expected a finite gradient, got NaN or inf$"):
         natural_step(optimizer, fisher, inner_lr=0.1)
     model.zero_grad()
-    with pytest.raises(ValueError, match="no parameter has a gradient"):
+    message = r"^no parameter has a gradient: call loss\.backward\(\) before the step$"
+    with pytest.raises(ValueError, match=message):
         natural_step(optimizer, fisher, inner_lr=0.1)
     assert torch.equal(flat(model), before)
     assert not optimizer.state

@@ -341,7 +341,7 @@ def run(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tasks": []}, "at least one task, got none"),
+        ({"tasks": []}, "^expected at least one task, got none$"),
         ({"tasks": [tiny(0), tiny(1, size=3)]}, r"tasks of one shape .* got \[\(\(1, 2, 2\), 3\)"),
         ({"epochs": 0}, "epochs of at least 1, got 0"),
         ({"batch_size": 0}, "batch_size of at least 1, got 0"),
@@ -366,8 +366,12 @@ def test_tasks_with_other_classes():
 def test_a_method_is_for_one_run():
     method = EWC()
     run(method=method)
-    with pytest.raises(ValueError, match="expected task 3 next, got 0"):
+    with pytest.raises(ValueError) as raised:  # noqa: PT011
         run(method=method)
+    assert str(raised.value) == (
+        "expected task 3 next, got 0: a method remembers the tasks of one run; make a new one for "
+        "another"
+    )
 
 
 @pytest.mark.parametrize(
