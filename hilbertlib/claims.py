@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .experiments import catalogue
 from .experiments.runner import record_path
-from .records import Claim, Record, Verdict, judge, load_record
+from .records import Claim, Record, Scale, Verdict, judge, load_record
 
 CLAIMS: Mapping[str, Claim] = {claim.id: claim for claim in catalogue.CLAIMS}
 """All claims by id, in the order of the paper's sections."""
@@ -23,13 +23,13 @@ def paper_claims() -> dict[str, Claim]:
     return {id: claim for id, claim in CLAIMS.items() if claim.where not in OURS}
 
 
-def records_in(folder: str | Path) -> dict[str, Record]:
-    """The paper-scale records of a folder, by experiment.
+def records_in(folder: str | Path, scale: Scale = "paper") -> dict[str, Record]:
+    """The records of a folder at one scale, by experiment.
 
     Raises:
         ValueError: If one is damaged.
     """
-    paths = {name: record_path(folder, name, "paper") for name in catalogue.NAMES}
+    paths = {name: record_path(folder, name, scale) for name in catalogue.NAMES}
     return {name: load_record(path) for name, path in paths.items() if path.exists()}
 
 
