@@ -17,7 +17,7 @@ OF_METHOD: Mapping[str, str] = {
     "EWC, last task": COLOUR["ℓ2"],
     "SI": "#a3881c",
 }
-DASHED = ("EWC, last task",)
+DASH: Mapping[str, str] = {"EWC, last task": "dash", "SI": "dot"}
 SCORES: Mapping[str, str] = {
     "first": "the first task at the end",
     "average": "all tasks at the end",
@@ -93,7 +93,7 @@ def methods(record: Record) -> tuple[go.Figure, str]:
         for arm in MAIN:
             table = record["tasks"].where(arm=arm)
             x, y = _first(record, arm) if col == 1 else _over_seeds(table, "task", "newest")
-            dash = "dash" if arm in DASHED else "solid"
+            dash = DASH.get(arm, "solid")
             lines.append(_line(arm, x, y, OF_METHOD[arm], band=col == 1, dash=dash))
         add_lines(figure, lines, col=col, labels=False)
         figure.update_xaxes(axis("tasks learned", range=[0, config["tasks"] + 0.2]), row=1, col=col)
@@ -139,7 +139,7 @@ def plane(record: Record) -> tuple[go.Figure, str]:
             x=[np.mean(t["newest"]) for _, t in found],
             y=[np.mean(t["old_tests"]) for _, t in found],
             text=[short for short, _ in found],
-            textposition="middle left" if name == "L2" else "middle right",
+            textposition="bottom left" if name == "L2" else "middle right",
             mode="lines+markers+text",
             name=name,
             line={"color": OF_METHOD[name], "width": 2},
@@ -180,7 +180,7 @@ def books(
     lines = []
     for tasks, arm in (("all", "EWC, all tasks"), ("last", "EWC, last task")):
         y = np.array([strengths["ends"].where(arm=named(lam, tasks))[score] for lam in lams]).T
-        dash = "dash" if arm in DASHED else "solid"
+        dash = DASH.get(arm, "solid")
         at, side = (0.5, "above") if tasks == "all" else (0.5, "below")
         lines.append(
             _line(arm, np.array(lams), y, OF_METHOD[arm], dash=dash, label_at=at, label_side=side)
@@ -239,12 +239,12 @@ def bill(
         right=24,
     )  # fmt: skip
     figure.update_yaxes(range=[3.5, 8.2])
-    below = [w for w, d in zip(widths, diagonals, strict=True) if d > memory]
+    equal = np.exp(np.interp(np.log(memory), np.log(diagonals), np.log(widths)))
     cost = f"{images} images with what was said of them take {memory / 1e6:.2f} MB"
     text = (
-        f"{cost}, less than EWC or SI from {below[0]} units a layer on."
-        if below
-        else f"{cost}, more than EWC or SI at any width shown."
+        f"{cost}, more than EWC or SI at any width shown."
+        if memory > diagonals[-1]
+        else f"{cost}, less than EWC or SI above about {equal:.2g} units a layer."
     )
     return figure, text
 
