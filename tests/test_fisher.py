@@ -170,7 +170,7 @@ def test_products_equal_the_dense_matrix(build, shape, likelihood, kind):
     assert not once.requires_grad
 
 
-def test_one_draw_is_the_default_everywhere():
+def test_the_defaults_are_the_same_everywhere():
     model, x, v = tanh_net(), draw(1, 4, 4), draw(2, 43)
     seeded = [torch.Generator().manual_seed(0) for _ in range(4)]
     fisher = Fisher(model, x, kind="sampled", samples=1, generator=seeded[0])
@@ -180,6 +180,12 @@ def test_one_draw_is_the_default_everywhere():
     assert torch.equal(once, fisher @ v)
     diagonal = fisher_diagonal(model, x, kind="sampled", generator=seeded[3])
     torch.testing.assert_close(diagonal, dense(fisher).diagonal(), rtol=1e-10, atol=1e-14)
+    for likelihood in ("softmax", "gaussian"):  # and so is the true Fisher, of unit variance
+        fisher = Fisher(model, x, likelihood=likelihood, kind="true", variance=1.0)
+        diagonal = fisher_diagonal(model, x, likelihood=likelihood)
+        assert torch.equal(fisher_vector_product(model, x, v, likelihood=likelihood), fisher @ v)
+        torch.testing.assert_close(diagonal, dense(fisher).diagonal(), rtol=1e-10, atol=1e-14)
+    assert torch.equal(fisher_vector_product(model, x, v), Fisher(model, x) @ v)
 
 
 def test_a_gaussian_may_have_outputs_of_any_shape():

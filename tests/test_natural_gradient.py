@@ -453,6 +453,15 @@ def test_too_large_a_rate_warns_then_overflows():
         corrected_update(start, fisher, gradient, inner_lr=1e200, corrections=3)
 
 
+def test_slow_growth_is_growth():
+    fisher = Fisher(net(), X)
+    eigenvalues, vectors = torch.linalg.eigh(dense(fisher))
+    gradient, rate = vectors[:, -1].contiguous(), float(2.001 / eigenvalues[-1])
+    start = torch.zeros_like(gradient)
+    with pytest.warns(ConvergenceWarning, match="the corrections grow"):  # by 0.1% each
+        corrected_update(start, fisher, gradient, inner_lr=rate, corrections=6)
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_growth_is_judged_and_told_in_units_of_the_gradient(scale):
     model, x = net().float(), X.float()
@@ -490,6 +499,8 @@ OPTIMIZERS = {
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
     "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.3),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.3, decoupled_weight_decay=True),
+    "rprop": lambda p: torch.optim.Rprop(p, lr=0.01),  # knows no weight decay
 }
 
 

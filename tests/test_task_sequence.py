@@ -388,7 +388,7 @@ def test_a_method_is_for_one_run():
             "got SGD$",
         ),
         ({"make_optimizer": 0.1}, "a function that makes an optimizer, .*, got float$"),
-        ({"make_optimizer": lambda: None}, "make_optimizer to return an optimizer, got NoneType$"),
+        ({"make_optimizer": lambda: 0.1}, "make_optimizer to return an optimizer, got float$"),
         (
             {"tasks": TASKS[0]},
             r"^expected a sequence of tasks, such as \[digits, permuted\], got a Dataset$",
