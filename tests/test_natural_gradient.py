@@ -617,7 +617,8 @@ def test_a_refused_step_changes_nothing():
     assert not optimizer.state
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+# An infinite rate makes an infinite proposal, but not Rprop's, whose steps are bounded.
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - {"rprop"}))
 @pytest.mark.parametrize("steps", [0, 2])
 def test_a_step_that_fails_midway_puts_everything_back(name, steps):
     model = net()
