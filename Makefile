@@ -4,7 +4,7 @@ BIN    := .venv/bin
 RUN    := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help book test lint lab bench clean distclean
+.PHONY: help book test lint lab bench mutants clean distclean
 .DEFAULT_GOAL := help
 
 help: ## what each target does
@@ -40,6 +40,10 @@ lab: .venv/.installed ## open JupyterLab on the chapters
 
 bench: book ## measure what the book promises, as ratios within one run
 	$(RUN) -m bench
+
+mutants: .venv/.installed ## change the library line by line: does a test fail? (40 minutes)
+	$(RUN) -m pip install --quiet -r requirements-mutants.txt -c constraints.txt
+	$(RUN) tests/mutants.py
 
 clean: ## remove what was built, keep what was installed
 	rm -rf _build .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
