@@ -9,13 +9,9 @@ from numpy.typing import ArrayLike
 from ..distance import L2Estimate
 from ..experiments.estimator import SCALES
 from ..records import Record
-from .style import COLOUR, Line, axis, curves, layout, panels
+from .style import COLOUR, SCALE_COLOUR, Line, axis, curves, layout, panels
 
-SCALE_COLOUR = {
-    SCALES[0]: COLOUR["SGD"],
-    SCALES[1]: COLOUR["HCGD"],
-    SCALES[2]: COLOUR["natural gradient"],
-}
+_COLOUR = dict(zip(SCALES, SCALE_COLOUR, strict=True))
 
 
 def estimates(found: np.ndarray, truth: L2Estimate, n: int, pair: str) -> tuple[go.Figure, str]:
@@ -42,7 +38,7 @@ def estimates(found: np.ndarray, truth: L2Estimate, n: int, pair: str) -> tuple[
         x=edges[:-1] + 0.025,
         y=share,
         width=0.048,
-        marker_color=np.where(near, COLOUR["HCGD"], COLOUR["SGD"]).tolist(),
+        marker_color=np.where(near, SCALE_COLOUR[0], COLOUR["neutral"]).tolist(),
         hovertemplate="ratio %{x:.2f}: %{y:.1%}<extra></extra>",
     )
     figure.add_vline(x=1, line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5})
@@ -64,7 +60,7 @@ def needed(record: Record, relative: float) -> tuple[go.Figure, str]:
         epochs = table.unique("epoch")
         y = np.reshape(table["needed"], (-1, len(epochs))) * factor
         lines.append(
-            Line(scale, epochs, np.exp(np.log(y).mean(0)), SCALE_COLOUR[scale], y.min(0), y.max(0))
+            Line(scale, epochs, np.exp(np.log(y).mean(0)), _COLOUR[scale], y.min(0), y.max(0))
         )
     figure = curves(
         lines,
@@ -129,7 +125,7 @@ def spread(record: Record) -> go.Figure:
 
 def concentration(fractions: ArrayLike, shares: Mapping[str, ArrayLike]) -> go.Figure:
     """How much of the squared distance the images that carry most of it carry."""
-    colours = (COLOUR["natural gradient"], COLOUR["SGD"], COLOUR["HCGD"])
+    colours = SCALE_COLOUR[::-1]
     x = 100 * np.asarray(fractions)
     lines = [
         Line(name, x, y, colour, label_at=0.5, label_side="above")
@@ -151,7 +147,7 @@ def concentration(fractions: ArrayLike, shares: Mapping[str, ArrayLike]) -> go.F
 
 def coverage(sizes: Sequence[int], held: Mapping[str, Sequence[float]]) -> go.Figure:
     """How often a 95% interval holds the truth, against the number of images."""
-    colours = (COLOUR["natural gradient"], COLOUR["HCGD"])
+    colours = SCALE_COLOUR[:0:-1]
     lines = [
         Line(name, sizes, y, colour, mode="lines+markers", label_at=0.5, label_side="above")
         for (name, y), colour in zip(held.items(), colours, strict=False)

@@ -1,0 +1,140 @@
+"""Figures of chapter 4: distances in one space against those in the other, and their ratio."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from ..experiments.exchange_claims import SCALES, walks
+from ..records import Record
+from .style import COLOUR, CYCLE, SCALE_COLOUR, Line, add_lines, axis, curves, layout, panels
+
+NAMES = {"updates": "between updates", "epoch": "between epochs", "start": "from the start"}
+_VALUES = [m * 10.0**k for k in range(-4, 3) for m in (1, 2, 5)]
+_TICKS = {"tickvals": _VALUES, "ticktext": [f"{v:g}" for v in _VALUES]}
+ARMS = {
+    "Fig. 2": "BatchNorm, weight decay",
+    "Fig. A.4": "no BatchNorm",
+    "Fig. A.5": "no BatchNorm, no decay",
+}
+
+
+def cloud(record: Record, arm: str, scale: str, until: int) -> tuple[go.Figure, str]:
+    """Figure 2: ℓ2 against L2, a dot an epoch of each seed, those up to ``until`` coloured."""
+    runs = walks(record, arm).values()
+    x = np.concatenate([w.parameters[scale] for w in runs])
+    y = np.concatenate([w.l2[scale] for w in runs])
+    epoch = np.concatenate([w.epochs for w in runs])
+    seen = epoch <= until
+    figure = go.Figure()
+    figure.set_subplots(1, 1)
+    figure.update_layout(
+        layout(
+            "Distance in one space against distance in the other",
+            "Scatter of L2 distance between functions against ℓ2 distance between parameters, on "
+            "logarithmic axes, one dot for each epoch and seed, coloured from early to late, with "
+            "the line of one constant ratio.",
+            height=400,
+        ),
+        xaxis=axis("ℓ₂, parameters", type="log", **_TICKS),
+        yaxis=axis("L₂, functions", type="log", **_TICKS),
+    )
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="markers",
+        marker={
+            "size": np.where(seen, 10, 6).tolist(),
+            "color": epoch.tolist(),
+            "colorscale": "Cividis",
+            "opacity": np.where(seen, 0.95, 0.12).tolist(),
+            "showscale": True,
+            "colorbar": {"title": "epoch", "thickness": 10},
+        },
+        hovertemplate="ℓ₂ %{x:.3g}, L₂ %{y:.3g}<extra></extra>",
+    )
+    first = epoch == epoch.min()
+    single = float(np.mean(y[first] / x[first]))
+    ends = np.array([x.min(), x.max()])
+    figure.add_scatter(
+        x=ends,
+        y=single * ends,
+        mode="lines",
+        line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5},
+        hoverinfo="skip",
+    )
+    for axis_name, values in (("x", x), ("y", y)):  # one frame for all positions of the slider
+        low, high = np.log10([values.min(), values.max()])
+        figure.update_layout({f"{axis_name}axis_range": [low - 0.08, high + 0.08]})
+    here = epoch == until
+    text = (
+        f"Epoch {until}, {ARMS.get(arm, arm)}: the function moves {np.mean(y[here] / x[here]):.3g} "
+        f"for a unit of the parameters; dotted: {single:.3g}, as in the first epoch."
+    )
+    return figure, text
+
+
+def ratio(record: Record, arm: str = "Fig. 2") -> tuple[go.Figure, str]:
+    """The L2/ℓ2 ratio at three scales over the epochs, and the test error; bands over seeds."""
+    figure = panels(
+        ["L₂/ℓ₂", "Test error"],
+        title="The exchange rate while a network trains",
+        alt="Left, on a logarithmic axis, the ratio of function to parameter distance at three "
+        "scales against the epoch. Right, test error against the epoch.",
+        widths=[0.62, 0.38],
+    )
+    runs = list(walks(record, arm).values())
+    epochs = runs[0].epochs
+    lines = [
+        _band(NAMES[s], epochs, [w.ratio(s) for w in runs], SCALE_COLOUR[i])
+        for i, s in enumerate(SCALES)
+    ]
+    figure.update_yaxes(axis("L₂ for a unit of ℓ₂", type="log"), row=1, col=1)
+    figure.update_yaxes(axis("share wrong", tickformat=".0%", rangemode="tozero"), row=1, col=2)
+    for col in (1, 2):
+        figure.update_xaxes(axis("epoch"), row=1, col=col)
+    add_lines(figure, lines, labels=False)
+    add_lines(
+        figure, [_band("test error", epochs, [w.error for w in runs], COLOUR["neutral"])],
+        row=1, col=2, labels=False,
+    )  # fmt: skip
+    figure.update_layout(
+        showlegend=True, legend={"orientation": "h", "y": 1.12, "yanchor": "bottom", "x": 0}
+    )
+    first, last = (np.mean([w.ratio("updates")[k] for w in runs]) for k in (0, -1))
+    text = (
+        f"{len(runs)} seed{'s' if len(runs) > 1 else ''}: between updates the ratio goes from "
+        f"{first:.3g} after the first epoch to {last:.3g} after epoch {epochs[-1]}."
+    )
+    return figure, text
+
+
+def _band(name: str, x: np.ndarray, rows: Sequence[np.ndarray], colour: str) -> Line:
+    y = np.array(rows)
+    return Line(name, x, y.mean(0), colour, y.min(0), y.max(0))
+
+
+def fan(lengths: Sequence[float], found: Mapping[str, np.ndarray]) -> go.Figure:
+    """L2 against the length of a step, for several directions; dotted: the straight line."""
+    names = [name for name in found if not name.endswith(", predicted")]
+    lines = []
+    for colour, name in zip(CYCLE[3:], names, strict=False):
+        lines.append(Line(name, lengths, found[name], colour, mode="lines+markers"))
+        straight = found[f"{name}, predicted"]
+        lines.append(Line("", lengths, straight, colour, dash="dot", width=1.5))
+    figure = curves(
+        lines,
+        title="One length in parameters, many lengths in function space",
+        x="length of the step (ℓ₂)",
+        y="how far the function goes (L₂)",
+        alt="Function distance against the length of the step on logarithmic axes, for steps at "
+        "random, down the loss, and down a loss with shuffled labels. Each starts on its dotted "
+        "straight line and bends away from it when the step is long.",
+        log_x=True,
+        log_y=True,
+        labels=False,
+        right=24,
+    )
+    for trace in figure.data:
+        trace.showlegend = bool(trace.name)
+    return figure
