@@ -10,7 +10,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "book" / "api").glob("*.md"))
 # Not a reader's concern: files behind other modules, and what chapters and the command line use.
-ASIDE = {"__init__", "__main__", "datafiles", "snapshots", "checkpoints", "claims", "live"}
+ASIDE = {
+    "__init__", "__main__", "checkpoints", "claims", "datafiles", "live", "scorecard", "snapshots",
+}  # fmt: skip
 
 
 def examples(page: Path) -> list[str]:
