@@ -72,7 +72,7 @@ class L2Estimate:
 
     @property
     def relative_error(self) -> float:
-        """``z · std / (√n · distance)``: half the interval's width over the distance."""
+        """Half the interval's width over the distance, ``z · std / (√n · distance)``."""
         return _ratio(_z(self.level) * self.std, math.sqrt(self.n) * self.distance)
 
     def examples_needed(self, relative: float = 0.05) -> float:

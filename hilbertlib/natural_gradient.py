@@ -41,9 +41,10 @@ def natural_update(
         fisher: F at the parameters before the step.
         gradient: J, shape ``(P,)``: ``fisher.flatten(p.grad for p in fisher.parameters)``.
         lam: λ > 0, nats of cost for each nat of KL divergence.
-        damping, tol, max_iter: As for :func:`.conjugate_gradient`, which says what is raised. F
-            is singular for a network with more parameters than outputs; it can still be solved
-            undamped if J comes from the same examples, without weight decay.
+        damping: Added to every eigenvalue. F is singular for a network with more parameters than
+            outputs; it can still be solved undamped if J comes from the same examples, without
+            weight decay.
+        tol, max_iter: As for :func:`.conjugate_gradient`, which says what else is raised.
 
     Raises:
         ValueError: If ``lam`` is not positive.
