@@ -98,7 +98,7 @@ def methods(record: Record) -> tuple[go.Figure, str]:
         add_lines(figure, lines, col=col, labels=False)
         figure.update_xaxes(axis("tasks learned", range=[0, config["tasks"] + 0.2]), row=1, col=col)
         figure.update_yaxes(axis("share right" if col == 1 else "", **_SHARE), row=1, col=col)
-    _legend(figure, left=2 * len(MAIN))
+    legend_above(figure)
     ends = {arm: record["ends"].where(arm=arm) for arm in MAIN}
     said = "; ".join(
         f"{arm} {np.mean(t['first']):.0%} and {np.mean(t['newest']):.0%}"
@@ -108,10 +108,10 @@ def methods(record: Record) -> tuple[go.Figure, str]:
     return figure, f"Right at the end on the first task, and on tasks when newest: {said}."
 
 
-def _legend(figure: go.Figure, left: int) -> None:
-    """A legend above the panels, of the lines of the left one: the first ``left`` traces."""
-    for i, trace in enumerate(figure.data):
-        trace.showlegend = bool(trace.name) and i < left
+def legend_above(figure: go.Figure) -> None:
+    """A legend above the panels, of the lines of the left one."""
+    for trace in figure.data:
+        trace.showlegend = bool(trace.name) and trace.xaxis in (None, "x")
     legend = {"orientation": "h", "y": 1.1, "yanchor": "bottom", "x": 0}
     figure.update_layout(showlegend=True, legend=legend, margin_t=96)
 

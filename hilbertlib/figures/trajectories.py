@@ -1,0 +1,251 @@
+"""Figures of chapter 3: maps of three trainings, and the distances that the maps come from."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from ..experiments.trajectories import CLEAN, SHUFFLED
+from ..experiments.trajectories import apart as columns_of
+from ..experiments.trajectory_controls import seen, unrelated
+from ..records import Record
+from .forgetting import legend_above
+from .style import COLOUR, CYCLE, Line, add_lines, add_paths, axis, layout, panels, rgba
+
+SPACES: Mapping[str, str] = {
+    "function": "in function space (L₂)",
+    "parameters": "in parameter space (ℓ₂)",
+}
+OF_SPACE = {"function": COLOUR["L2"], "parameters": COLOUR["ℓ2"]}
+_DASH = {CLEAN: "solid", SHUFFLED: "dash"}
+_SHORT = {CLEAN: "as they are", SHUFFLED: "40% shuffled"}
+_MAP_ALT = (
+    "Left: on a map of functions three paths begin together. Right: on a map of parameters the "
+    "three begin far apart and never meet."
+)
+
+
+def _paths(record: Record, arm: str, space: str) -> list[np.ndarray]:
+    """The places of the first triple on its map: for each initialization ``(S, 2)``."""
+    table = record["map"].where(arm=arm, seed=record["map"]["seed"][0], space=space)
+    each = [table.where(init=init) for init in table.unique("init")]
+    return [np.column_stack([t["x"], t["y"]]) for t in each]
+
+
+def _stress(record: Record, arm: str, space: str) -> float:
+    table = record["map"].where(arm=arm, seed=record["map"]["seed"][0], space=space)
+    return float(table["stress"][0])
+
+
+def _frame(figure: go.Figure, paths: Sequence[np.ndarray], col: int) -> None:
+    """Fix the axes to all that will be drawn, so that the map does not move."""
+    points = np.concatenate(paths)
+    low, high = points.min(0), points.max(0)
+    pad = 0.07 * (high - low).max()
+    blank = {"showticklabels": False, "zeroline": False, "ticks": ""}
+    figure.update_xaxes(**blank, range=[low[0] - pad, high[0] + pad], row=1, col=col)
+    figure.update_yaxes(**blank, range=[low[1] - pad, high[1] + pad], row=1, col=col)
+    figure.update_yaxes(scaleanchor="x" if col == 1 else f"x{col}", row=1, col=col)
+
+
+def moving(record: Record, arm: str, epoch: int) -> tuple[go.Figure, str]:
+    """Three initializations on both maps, up to an epoch; what is to come is faint."""
+    figure = panels(
+        ["Map of functions", "Map of parameters"],
+        title="Three random initializations, trained on the same batches",
+        alt=_MAP_ALT + " Where labels are shuffled the functions part again late.",
+        height=400,
+    )
+    for col, space in ((1, "function"), (2, "parameters")):
+        paths = _paths(record, arm, space)
+        for path, colour in zip(paths, CYCLE, strict=False):
+            gone = path[: epoch + 1]
+            figure.add_scatter(
+                x=path[:, 0], y=path[:, 1], mode="lines", hoverinfo="skip", showlegend=False,
+                line={"color": rgba(colour, 0.3), "width": 1.5}, row=1, col=col,
+            )  # fmt: skip
+            figure.add_scatter(
+                x=gone[:, 0], y=gone[:, 1], mode="lines+markers", showlegend=False,
+                line={"color": colour, "width": 2},
+                marker={"color": colour, "size": [4] * (len(gone) - 1) + [12]},
+                row=1, col=col,
+            )  # fmt: skip
+        _frame(figure, paths, col)
+    c = columns_of(record, arm)[0]
+    text = (
+        f"Labels {_SHORT[arm]}, epoch {epoch}: two of the three are "
+        f"{c['function'][epoch]:.2f} apart as functions and "
+        f"{c['parameters'][epoch]:.1f} as parameters; each has moved "
+        f"{c['function_travelled'][epoch]:.2f} and {c['parameters_travelled'][epoch]:.1f}."
+    )
+    return figure, text
+
+
+def maps(record: Record) -> tuple[go.Figure, str]:
+    """Figure 1: one triple on a map of each space."""
+    figure = panels(
+        ["Function space", "Parameter space"],
+        title="Three initializations, an open circle at the start, a dot an epoch",
+        alt=_MAP_ALT,
+        height=400,
+    )
+    for col, space in ((1, "function"), (2, "parameters")):
+        paths = _paths(record, CLEAN, space)
+        named = dict(zip(("first", "second", "third"), paths, strict=False))
+        add_paths(figure, named, col=col)
+        _frame(figure, paths, col)
+    said = " and ".join(
+        f"{_stress(record, CLEAN, space):.2f} for the {word}"
+        for space, word in (("function", "functions"), ("parameters", "parameters"))
+    )
+    return figure, f"Stress of the maps: {said}."
+
+
+def _over_seeds(
+    each: Sequence[np.ndarray], x: np.ndarray, name: str, colour: str, **more: object
+) -> Line:
+    y = np.array(each)
+    return Line(name, x, y.mean(0), colour, y.min(0), y.max(0), **more)  # type: ignore[arg-type]
+
+
+def apart(record: Record) -> tuple[go.Figure, str]:
+    """How far two of three are apart, and would be had they moved in unrelated directions."""
+    figure = panels(
+        list(SPACES.values()),
+        title="How far apart two of the three are, and two strangers would be",
+        alt="Distance between two initializations against the epoch, in function space and in "
+        "parameter space, each with a dashed curve for movements as long in unrelated "
+        "directions. In parameter space the two curves lie together; in function space the "
+        "measured one lies far below.",
+        height=380,
+    )
+    triples = columns_of(record)
+    said = []
+    for col, space in enumerate(SPACES, start=1):
+        measured = [c[space] for c in triples]
+        strangers = [unrelated(c, space) for c in triples]
+        x = triples[0]["epoch"]
+        add_lines(
+            figure,
+            [
+                _over_seeds(measured, x, "measured", OF_SPACE[space], label_at=0.6,
+                            label_side="below" if col == 2 else "above"),
+                _over_seeds(strangers, x, "if unrelated", COLOUR["neutral"], dash="dash",
+                            label_at=0.75, label_side="below"),
+            ],
+            col=col,
+        )  # fmt: skip
+        figure.update_xaxes(axis("epoch"), row=1, col=col)
+        figure.update_yaxes(
+            axis("distance" if col == 1 else "", rangemode="tozero"), row=1, col=col
+        )
+        ratio = np.mean([m[-1] / s[-1] for m, s in zip(measured, strangers, strict=True)])
+        said.append(f"{ratio:.0%} {SPACES[space]}")
+    return figure, f"At the end, of what strangers would have: {' and '.join(said)}."
+
+
+def late(record: Record) -> tuple[go.Figure, str]:
+    """Distance between functions, and accuracy on the training labels, for both kinds of labels."""
+    figure = panels(
+        ["Two of the three, as functions", "Right on the training labels"],
+        title="They part where labels are learned by heart",
+        alt="Left: L2 distance between two initializations against the epoch. With labels as they "
+        "are it rises and falls again; with shuffled labels it rises late. Right: accuracy on "
+        "the training labels, which goes on growing where they are shuffled.",
+        height=400,
+    )
+    said = []
+    for arm, short in _SHORT.items():
+        triples = columns_of(record, arm)
+        x = triples[0]["epoch"] if triples else np.array([np.nan])
+        functions = [c["function"] for c in triples] or [x]
+        runs = record["runs"].where(arm=arm)
+        trained = [
+            np.mean([runs.where(seed=s, init=i)["train_accuracy"] for i in runs.unique("init")], 0)
+            for s in runs.unique("seed")
+        ] or [x]
+        y = np.arange(1, len(trained[0]) + 1)
+        dash = _DASH[arm]
+        add_lines(figure, [_over_seeds(functions, x, short, OF_SPACE["function"], dash=dash)],
+                  labels=False)  # fmt: skip
+        add_lines(figure, [_over_seeds(trained, y, short, COLOUR["neutral"], dash=dash)],
+                  col=2, labels=False)  # fmt: skip
+        if triples:
+            end = np.mean([c["function"][-1] for c in triples])
+            said.append(f"{end:.2f} apart with labels {short}")
+    figure.update_xaxes(axis("epoch"))
+    figure.update_yaxes(axis("distance (L₂)", rangemode="tozero"), row=1, col=1)
+    figure.update_yaxes(axis("", tickformat=".0%", range=[0, 1.02]), row=1, col=2)
+    legend_above(figure)
+    return figure, f"At the end: {'; '.join(said)}."
+
+
+def shepard(distances: np.ndarray, dimensions: int, of: str) -> tuple[go.Figure, str]:
+    """Distances on the map against true ones, for a map of so many dimensions."""
+    drawn, stress = seen(distances, dimensions)
+    upper = np.triu_indices(len(distances), 1)
+    chosen = np.random.RandomState(0).permutation(len(upper[0]))[:250]
+    x, y = distances[upper][chosen], drawn[upper][chosen]
+    figure = go.Figure()
+    figure.set_subplots(1, 1)
+    figure.update_layout(
+        layout(
+            "What a map says of distances, against the truth",
+            "A scatter of distances on the map against true distances. All points lie on or "
+            "below the diagonal, far below it for maps of one or two dimensions, on it for many.",
+            height=390,
+        )
+    )
+    top = float(distances.max())
+    figure.add_scatter(
+        x=[0, top], y=[0, top], mode="lines", hoverinfo="skip",
+        line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5},
+    )  # fmt: skip
+    figure.add_scatter(
+        x=x, y=y, mode="markers", marker={"color": OF_SPACE["function"], "size": 6, "opacity": 0.6}
+    )
+    figure.update_xaxes(axis("true distance", range=[0, 1.03 * top]))
+    figure.update_yaxes(axis("distance on the map", range=[0, 1.03 * top]))
+    plural = "s" if dimensions > 1 else ""
+    return figure, f"{of}, a map of {dimensions} dimension{plural}: stress {stress:.2f}."
+
+
+def two_maps(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> go.Figure:
+    """Networks in function space beside random walks: paths of shape ``(S, 2)``."""
+    figure = panels(
+        ["Networks, as functions", "Random walks"],
+        title="Which of these has learned something?",
+        alt="Two maps with three smooth paths each, from a common start. On the left they run "
+        "side by side; on the right they fan out. Both look purposeful.",
+        height=390,
+    )
+    for col, paths in ((1, left), (2, right)):
+        add_paths(figure, dict(zip(("first", "second", "third"), paths, strict=True)), col=col)
+        _frame(figure, paths, col)
+    return figure
+
+
+def beside_one(record: Record, pairs: Sequence[str]) -> go.Figure:
+    """Distance from a network, at each epoch, of its twin, of other batches, of another start."""
+    figure = panels(
+        list(SPACES.values()),
+        title="How far from the network, epoch by epoch",
+        alt="Distance from a network of three others, in function space and in parameter space. "
+        "Its twin has distance zero in function space and as large a one as another start in "
+        "parameter space. Other batches stay near in parameter space only.",
+        height=400,
+    )
+    for col, space in enumerate(SPACES, start=1):
+        lines = []
+        for pair, dash in zip(pairs, ("dot", "dash", "solid"), strict=True):
+            table = record["beside"].where(pair=pair)
+            each = [np.array(table.where(seed=s)[space]) for s in table.unique("seed")]
+            x = np.arange(len(each[0]))
+            lines.append(_over_seeds(each, x, pair, OF_SPACE[space], dash=dash))
+        add_lines(figure, lines, col=col, labels=False)
+        figure.update_xaxes(axis("epoch"), row=1, col=col)
+        figure.update_yaxes(
+            axis("distance" if col == 1 else "", rangemode="tozero"), row=1, col=col
+        )
+    legend_above(figure)
+    return figure
