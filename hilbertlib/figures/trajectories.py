@@ -129,7 +129,7 @@ def apart(record: Record) -> tuple[go.Figure, str]:
             figure,
             [
                 _over_seeds(measured, x, "measured", OF_SPACE[space], label_at=0.6,
-                            label_side="below" if col == 2 else "above"),
+                            label_side="above"),
                 _over_seeds(strangers, x, "if unrelated", COLOUR["neutral"], dash="dash",
                             label_at=0.75, label_side="below"),
             ],
