@@ -145,6 +145,11 @@ def test_every_exercise_has_a_solution_that_runs_or_is_open(path):
     assert set(solved) <= set(labels)
 
 
+def test_no_label_is_given_twice():
+    labels = [label for p in NOTEBOOKS for label in re.findall(r":label: (\S+)", whole(p))]
+    assert sorted(set(labels)) == sorted(labels)
+
+
 @notebooks
 def test_every_number_in_the_prose_is_glued_and_every_glued_one_is_used(path):
     used = set(re.findall(r"\{glue:[a-z]+\}`(\w+)", whole(path)))
