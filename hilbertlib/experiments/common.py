@@ -1,4 +1,4 @@
-"""What the chapters' small experiments share: a record of a live run."""
+"""What the experiments share: a record of a live run, and two arms seed by seed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,3 +28,12 @@ def live_record(
         reduced=True,
     )
     return Record(name, "live", tables, provenance)
+
+
+def paired(table: Table, arm: str, other: str, column: str) -> list[tuple[float, float]]:
+    """A column of two arms, a pair for each seed that both have."""
+    return [
+        (float(a[column]), float(b[column]))
+        for a in table.where(arm=arm).rows()
+        for b in table.where(arm=other, seed=a["seed"]).rows()
+    ]

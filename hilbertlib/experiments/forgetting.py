@@ -29,6 +29,7 @@ from ..forgetting import (
 from ..models import mlp, seeded
 from ..records import Claim, Record
 from ..training import accuracy
+from .common import paired
 from .runner import HERE, Experiment, Place, Rows, Setting, dataset, run_cells
 
 MAIN = ("Adam", "Adam+retrain", "L2", "EWC, all tasks", "EWC, last task", "SI")
@@ -209,12 +210,7 @@ def ends(record: Record, arm: str, column: str) -> list[float]:
 
 def gap(record: Record, arm: str, other: str, column: str = "first") -> list[float]:
     """How much more of a column an arm has than another, a value for each seed of both."""
-    table = record["ends"]
-    return [
-        float(a[column]) - float(b[column])
-        for a in table.where(arm=arm).rows()
-        for b in table.where(arm=other, seed=a["seed"]).rows()
-    ]
+    return [a - b for a, b in paired(record["ends"], arm, other, column)]
 
 
 def _overfit(record: Record) -> list[float]:
@@ -223,14 +219,8 @@ def _overfit(record: Record) -> list[float]:
 
 
 def _stores(record: Record) -> dict[str, list[float]]:
-    rows = record["ends"]
-    memory = {r["seed"]: r["bytes"] for r in rows.where(arm="L2").rows()}
     return {
-        name: [
-            r["bytes"] / memory[r["seed"]]
-            for r in rows.where(arm=arm).rows()
-            if r["seed"] in memory
-        ]
+        name: [a / b for a, b in paired(record["ends"], arm, "L2", "bytes")]
         for name, arm in (("EWC", "EWC, all tasks"), ("SI", "SI"))
     }
 

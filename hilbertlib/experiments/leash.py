@@ -24,7 +24,7 @@ from ..models import mlp, seeded
 from ..records import Claim, Record, Table
 from ..training import History, probabilities, train
 from ..trajectory import Movement, Recorder, embed
-from .common import live_record
+from .common import live_record, paired
 
 HIDDEN = (64, 64)
 
@@ -352,12 +352,7 @@ def column(record: Record, arm: str, name: str) -> list[float]:
 
 def compare(record: Record, arm: str, base: str, name: str, how: str = "ratio") -> list[float]:
     """One ratio, or one difference, between two arms for each seed of both."""
-    table = record["runs"]
-    pairs = [
-        (float(a[name]), float(b[name]))
-        for a in table.where(arm=arm).rows()
-        for b in table.where(arm=base, seed=a["seed"]).rows()
-    ]
+    pairs = paired(record["runs"], arm, base, name)
     return [a / b if how == "ratio" else a - b for a, b in pairs]
 
 
