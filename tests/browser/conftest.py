@@ -95,6 +95,10 @@ def watch(page: Page, base: str) -> Watched:
             r.abort()
 
     page.route("**/*", route)
+    page.add_init_script(
+        """document.addEventListener("securitypolicyviolation", (e) =>
+            console.error(`policy: ${e.effectiveDirective} blocked ${e.blockedURI} ${e.sample}`))"""
+    )
     page.on("response", lambda r: seen.failed.append(r.url) if r.status >= 400 else None)
     page.on("requestfailed", lambda r: seen.failed.append(r.url))
     page.on(
