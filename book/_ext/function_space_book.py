@@ -130,9 +130,12 @@ def config_inited(app: Sphinx, config: Config) -> None:
     config.nb_execution_cache_path = str(ROOT / "_build" / "cache" / library_key())
     options = config.html_theme_options
     options["repository_url"] = os.environ.get("BOOK_REPOSITORY_URL", "")
-    options["repository_branch"] = os.environ.get("BOOK_REPOSITORY_BRANCH", "main")
-    if not options["repository_url"]:
-        options["use_repository_button"] = options["use_issues_button"] = False
+    # The buttons open what `make publish` wrote: notebooks in the root of their own branch.
+    options["repository_branch"] = os.environ.get("BOOK_REPOSITORY_BRANCH", "colab")
+    options["path_to_docs"] = ""
+    options["use_repository_button"] = options["use_issues_button"] = False
+    if not options["repository_url"].startswith("https://github.com/"):  # Colab opens no other host
+        options["repository_url"] = ""
         options["launch_buttons"] = {}
 
 
