@@ -60,9 +60,11 @@ def network(config: "Config", data: Dataset, seed: int) -> nn.Module:
     return seeded(lambda: mlp(sizes), seed).to(data.x_train.device)
 
 
-def stages(config: "Config", data: Dataset, seed: int) -> Iterator[Stage]:
-    """The network at each of the config's epochs of a training with SGD."""
-    model = network(config, data, seed)
+def stages(
+    config: "Config", data: Dataset, seed: int, model: nn.Module | None = None
+) -> Iterator[Stage]:
+    """A network, by default :func:`network`, at each of the config's epochs of training by SGD."""
+    model = network(config, data, seed) if model is None else model
     kept = {}
 
     def keep(progress: Progress) -> None:
