@@ -4,26 +4,33 @@
 * ``{book-records}``: where each record in ``book/records`` comes from.
 * ``{book-versions}``: what the book was built with.
 * ``{book-figures}``: figures to project, each line ``page | id of the figure | what to say``.
-* Every chapter opens with its part and number; every figure has a number and an address.
+* Every chapter opens with its part and number; every figure has a number and an address, and
+  stands before the folded code that drew it.
 
 All of it is filled in when pages are written, after the chapters have run. Every build therefore
 writes every page again (their execution stays cached), so that no page quotes an older run.
 """
 
+import json
 import re
 from collections import Counter
 from functools import cache
 from html import escape, unescape
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 from unicodedata import normalize
 
 import nbformat
 import yaml
 from docutils import nodes
+from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+
+from hilbertlib.provenance import git_commit, installed_versions
+from hilbertlib.records import Word, load_record
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
@@ -61,8 +68,16 @@ def count(path: Path) -> dict[str, int]:
 
 
 def verdicts_in(html: str) -> Counter[str]:
-    """How often each verdict stands in what a chapter printed."""
-    return Counter(re.findall(r'class="book-verdict \w+">([^<]+)<', html))
+    """How often each verdict stands in what a chapter printed, "reduced setting" left out."""
+    said = re.findall(r'class="book-verdict \w+">([^<(]+?) *[<(]', html)
+    return Counter(word for word in said)
+
+
+def tally(said: Counter[str]) -> str:
+    """Verdicts in a line for the paper's claims and one for the book's own."""
+    of = lambda words: ", ".join(f"{said[w]} {w}" for w in words if said[w])  # noqa: E731
+    lines = {"the paper's": of(get_args(Word)), "ours": of(("holds", "does not hold", "undecided"))}
+    return "<br>".join(f"{whose}: {what}" for whose, what in lines.items() if what) or "none"
 
 
 def slug(title: str) -> str:
@@ -133,7 +148,7 @@ def chapters_table(app: Sphinx) -> str:
         counted = count(BOOK / f"{docname}.ipynb")
         data = app.env.nb_metadata.get(docname, {}).get("exec_data") or {}
         seconds = data.get("runtime")
-        said = verdicts_in(outputs(app, docname))
+        said = tally(verdicts_in(outputs(app, docname)))
         total.update(counted)
         total["seconds"] += seconds or 0
         rows.append(
@@ -142,7 +157,7 @@ def chapters_table(app: Sphinx) -> str:
                 f"{counted['words']:,}",
                 f"{counted['shown']} + {counted['folded']}",
                 "" if seconds is None else f"{seconds:.0f}",
-                "<br>".join(f"{n} {escape(word)}" for word, n in said.most_common()) or "none",
+                said,
             ]
         )
     rows.append(
@@ -159,8 +174,6 @@ def chapters_table(app: Sphinx) -> str:
 
 
 def records_table(app: Sphinx) -> str:
-    from hilbertlib.records import load_record
-
     rows = []
     for path in sorted((BOOK / "records").glob("*.json")):
         record = load_record(path)
@@ -183,10 +196,6 @@ def records_table(app: Sphinx) -> str:
 
 
 def versions_table(app: Sphinx) -> str:
-    import json
-
-    from hilbertlib.provenance import git_commit, installed_versions
-
     found = dict(installed_versions())
     found |= {name: version(name) for name in BUILT_WITH}
     package = json.loads((ROOT / "package.json").read_text(encoding="utf-8"))
@@ -244,6 +253,19 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         else:
             html = TABLES[node["kind"]](app)
         node.replace_self(nodes.raw(text=html, format="html"))
+    for cell in doctree.findall(
+        lambda n: "cell" in getattr(n, "attributes", {}).get("classes", ())
+    ):
+        figure_first(cell)
+
+
+def figure_first(cell: nodes.Element) -> None:
+    """Where a cell draws a figure, its folded code stands below the figure and not above it."""
+    code = cell.children[0] if cell.children else None
+    drawn = any("book-figure" in raw.astext() for raw in cell.findall(nodes.raw))
+    if isinstance(code, HideCodeCellNode) and drawn:
+        cell.remove(code)
+        cell.append(code)
 
 
 # --- openers and figures -------------------------------------------------------------------------

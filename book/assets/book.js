@@ -61,6 +61,13 @@
     return [named, out];
   }
 
+  // --- a projector: one figure fills the screen, in large type; Escape leaves it --------------
+  const projected = (layout, figure) => {
+    if (!figure.matches(":target")) return layout;
+    const rest = figure.clientHeight - figure.querySelector(".book-plot").clientHeight;
+    return { ...layout, height: Math.max(layout.height ?? 400, window.innerHeight - rest - 24), font: { ...layout.font, size: 18 } };
+  };
+
   // Typed arrays written as base64 by Plotly's Python library are decoded by Plotly itself, so a
   // frame's arrays are passed through untouched.
   function frameOf(spec, index) {
@@ -88,7 +95,10 @@
       };
       input.addEventListener("input", () => { say(); changed(); });
       say();
-      row.append(label, input, output);
+      row.append(label);
+      const ends = [control.texts[0], control.texts.at(-1)].map((text) => Object.assign(document.createElement("span"), { className: "book-end", textContent: text, ariaHidden: "true" }));
+      ends.every((e) => e.textContent.length < 8) ? row.append(ends[0], input, ends[1]) : row.append(input);
+      row.append(output);
       host.append(row);
       return input;
     });
@@ -115,6 +125,7 @@
       const narrow = figure.clientWidth < 560;
       if (narrow) [data, layout] = stacked(data, layout);
       plot.style.minHeight = `${layout.height ?? 400}px`;
+      if (root.classList.contains("book-project")) layout = projected(layout, figure);
       await Plotly.react(plot, data, themed({ ...layout, autosize: true, dragmode: false }),
         { responsive: true, displayModeBar: false, doubleClick: false });
       drawn = true;
@@ -132,6 +143,15 @@
     }), { rootMargin: "600px" });
     figures.forEach((f) => near.observe(f));
     new MutationObserver(() => figures.forEach((f) => f.redraw())).observe(root, { attributes: true, attributeFilter: ["data-theme"] });
+    if (new URLSearchParams(location.search).has("project")) {
+      root.classList.add("book-project");
+      document.addEventListener("keydown", (e) => {
+        if (e.key !== "Escape" || !root.classList.contains("book-project")) return;
+        root.classList.remove("book-project");
+        figures.forEach((f) => f.redraw());
+        document.querySelector(":target")?.scrollIntoView();
+      });
+    }
     window.addEventListener("beforeprint", () => figures.forEach((f) => f.draw()));
 
     // Three faults of the stock theme that a screen reader meets.
