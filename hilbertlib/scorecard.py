@@ -77,7 +77,7 @@ def _row(claim: Claim, verdict: Verdict) -> str:
         f"<small>({html.escape(claim.where)})</small></td>"
         f"<td>{effects}<br><small>{html.escape(claim.reading)}; "
         f"{claim.direction} {_margin(claim.margin)}</small></td>"
-        f'<td><span class="book-verdict {look}">{word}</span></td></tr>'
+        f'<td><span class="book-verdict {look}">{html.escape(word)}</span></td></tr>'
     )
 
 

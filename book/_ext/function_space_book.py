@@ -49,7 +49,7 @@ def figure_html(content: dict) -> str:
     """A figure as the page holds it: title and caption as text, the drawing left to ``book.js``."""
     title = content["figure"]["layout"].get("title", {}).get("text", "Figure")
     alt = content.get("alt") or title
-    height = content["figure"]["layout"].get("height", 400)
+    height = float(content["figure"]["layout"].get("height", 400))  # a number, whatever is stored
     foot = "".join(
         f'<span class="book-{part}">{escape(content[part])}</span> '
         for part in ("caption", "provenance")
@@ -59,7 +59,7 @@ def figure_html(content: dict) -> str:
         f'<figure class="output book-figure"><p class="book-title">{escape(title)}</p>'
         f'<div class="book-controls"></div>'
         f'<div class="book-plot" role="img" aria-label="{escape(alt, quote=True)}" '
-        f'style="min-height:{height}px"></div>'
+        f'style="min-height:{height:g}px"></div>'
         f'<p class="book-readout" aria-live="polite"></p>'
         f"<figcaption>{foot}</figcaption>{island(content)}</figure>"
     )
