@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .experiments import catalogue
 from .experiments.runner import record_path
-from .records import Claim, Record, Scale, Verdict, judge, load_record
+from .records import Claim, Record, Scale, Verdict, judge, load_record, records_folder
 
 CLAIMS: Mapping[str, Claim] = {claim.id: claim for claim in catalogue.CLAIMS}
 """All claims by id, in the order of the paper's sections."""
@@ -26,9 +26,12 @@ def paper_claims() -> dict[str, Claim]:
 def records_in(folder: str | Path, scale: Scale = "paper") -> dict[str, Record]:
     """The records of a folder at one scale, by experiment.
 
+    Where there is no such folder they are those that were installed with the library.
+
     Raises:
         ValueError: If one is damaged.
     """
+    folder = records_folder(folder)
     paths = {name: record_path(folder, name, scale) for name in catalogue.NAMES}
     return {name: load_record(path) for name, path in paths.items() if path.exists()}
 

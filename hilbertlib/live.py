@@ -26,7 +26,9 @@ from IPython.display import HTML, Markdown, display
 
 from . import scorecard as _tables
 from .experiments.runner import record_path
-from .records import Claim, Record, judge, load_record
+from .provenance import describe_device
+from .records import Claim, Record, judge, load_record, records_folder
+from .training import resolve_device
 
 FIGURE_MIME = "application/vnd.hilbertlib.figure+json"
 LAB_MIME = "application/vnd.hilbertlib.lab+json"
@@ -35,6 +37,37 @@ LAB_MIME = "application/vnd.hilbertlib.lab+json"
 def building_book() -> bool:
     """Whether the outputs go to a page that has no kernel."""
     return bool(os.environ.get("HILBERT_BOOK"))
+
+
+def runs_on(scale: str, *, live: str, paper: str, gpu: bool = True) -> None:
+    """Say on what a chapter's cells run and how long they take, before they do.
+
+    At the live scale that is the CPU, where networks this small are fastest and their numbers come
+    out alike. At the paper's scale :func:`hilbertlib.experiments.runner.run_cells` takes a GPU
+    where there is one. A page, whose cells have run, says nothing.
+
+    Parameters
+    ----------
+    scale : str
+        ``"live"`` or ``"paper"``.
+    live, paper : str
+        How long all cells take at each scale, and on what: ``"a minute on two cores"``.
+    gpu : bool
+        Whether the chapter's paper-scale cells can use a GPU.
+
+    Raises
+    ------
+    ValueError
+        If there is no such scale.
+    """
+    if scale not in ("live", "paper"):
+        raise ValueError(f'expected SCALE = "live" or "paper", got {scale!r}')
+    if building_book():
+        return
+    device = resolve_device("auto" if scale == "paper" and gpu else "cpu")
+    print(f"Runs on: {describe_device(device)}. Time: {live if scale == 'live' else paper}.")
+    if scale == "paper" and gpu and device.type == "cpu":
+        print("There is no GPU here. In Colab: Runtime, Change runtime type, then run all again.")
 
 
 def glue(name: str, value: Any) -> None:
@@ -335,7 +368,7 @@ def beside(
     caption, provenance : str
         As for :func:`show`; the provenance is that of the live record.
     """
-    path = record_path(folder, live.experiment, "paper")
+    path = record_path(records_folder(folder), live.experiment, "paper")
     command = f"python -m hilbertlib run {live.experiment} --scale paper"
     if not path.exists():
         note = f"{provenance}; no record at the paper's scale yet: {command}"

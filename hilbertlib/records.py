@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,11 +28,13 @@ from .verdicts import (
 
 __all__ = [
     "Claim", "Interval", "Part", "Provenance", "Record", "Table", "Verdict", "Word",
-    "collect_provenance", "judge", "load_record", "save_record", "seed_interval",
+    "collect_provenance", "judge", "load_record", "records_folder", "save_record",
+    "seed_interval",
 ]  # fmt: skip
 
 Scale = Literal["live", "paper"]
 _FORMAT = "hilbertlib record 1"
+_SHIPPED = "share/hilbertlib/records/*.json"  # as pyproject.toml installs them
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,21 @@ def load_record(path: str | Path) -> Record:
         raise ValueError(
             f"{path} is damaged or no record ({error}); restore it or run the experiment again"
         ) from error
+
+
+def records_folder(folder: str | Path = "records") -> Path:
+    """``folder`` where it exists, else the folder of the records that came with the library.
+
+    A chapter that runs in an empty folder, on a hosted machine, finds the book's records there.
+    """
+    if Path(folder).is_dir():
+        return Path(folder)
+    try:
+        installed = files("hilbertlib-book") or []
+    except PackageNotFoundError:
+        installed = []
+    shipped = [Path(str(f.locate())).resolve() for f in installed if f.match(_SHIPPED)]
+    return shipped[0].parent if shipped and shipped[0].exists() else Path(folder)
 
 
 def _to_text(record: Record) -> str:

@@ -14,7 +14,8 @@ from IPython.utils.capture import capture_output
 from hilbertlib import live
 from hilbertlib.data import load
 from hilbertlib.experiments.common import live_record
-from hilbertlib.live import FIGURE_MIME, Slider, beside, explore, glue, show, source
+from hilbertlib.live import FIGURE_MIME, Slider, beside, explore, glue, runs_on, show, source
+from hilbertlib.provenance import describe_device
 from hilbertlib.records import Claim, Provenance, Record, Table, save_record
 
 
@@ -122,6 +123,32 @@ def test_a_live_record_stands_beside_the_paper_scale_one(in_book, tmp_path):
     assert [rebuilt(both, i)["data"][0]["y"][1] for i in (0, 1)] == [2, 3]
     assert [frame["text"] for frame in both["frames"]] == ["live", "paper"]
     assert "made up; at the paper's scale: reduced setting, digits, 1 seed" in both["provenance"]
+
+
+def test_a_chapter_says_on_what_it_runs_and_how_long(in_kernel, monkeypatch, capsys):
+    times = {"live": "a minute", "paper": "an hour"}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    runs_on("live", **times)
+    assert capsys.readouterr().out.startswith(f"Runs on: {describe_device('cpu')}. Time: a minute.")
+    runs_on("paper", **times, gpu=False)
+    assert "no GPU" not in capsys.readouterr().out
+    runs_on("paper", **times)
+    said = capsys.readouterr().out
+    assert "Time: an hour." in said
+    assert "There is no GPU here" in said
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "a card")
+    runs_on("paper", **times)
+    assert capsys.readouterr().out == "Runs on: a card. Time: an hour.\n"
+    runs_on("live", **times)
+    assert "a card" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match='expected SCALE = "live" or "paper", got \'big\''):
+        runs_on("big", **times)
+
+
+def test_a_page_does_not_say_how_long_its_cells_would_take(in_book, capsys):
+    runs_on("live", live="a minute", paper="an hour")
+    assert capsys.readouterr().out == ""
 
 
 def test_two_sliders_are_numbered_like_the_pages_loop():

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from hilbertlib.records import (
     Table,
     collect_provenance,
     load_record,
+    records_folder,
     save_record,
 )
 
@@ -375,3 +377,26 @@ def test_without_git_or_pip_the_commit_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "distribution", missing)
     monkeypatch.setenv("PATH", "")
     assert git_commit(tmp_path) is None
+
+
+def test_the_records_that_came_with_the_library_stand_in_for_a_missing_folder(
+    tmp_path, monkeypatch
+):
+    """As pip installs them: outside of the package, and named in the list of its files."""
+    site, share = tmp_path / "site", tmp_path / "share" / "hilbertlib" / "records"
+    share.mkdir(parents=True)
+    (share / "a-paper.json").touch()
+    about = site / "hilbertlib_book-0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Name: hilbertlib-book\nVersion: 0\n")
+    (about / "RECORD").write_text("../share/hilbertlib/records/a-paper.json,,\n")
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.chdir(tmp_path)
+    assert records_folder("records") == share
+    (tmp_path / "records").mkdir()
+    assert records_folder("records") == Path("records")
+
+
+def test_without_any_records_the_folder_is_the_one_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("hilbertlib.records.files", lambda _: None)
+    assert records_folder(tmp_path / "none") == tmp_path / "none"

@@ -121,6 +121,7 @@ def test_the_wheel_is_whole(tmp_path):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "hilbertlib", source / "hilbertlib")
+    shutil.copytree(ROOT / "book" / "records", source / "book" / "records")
     options = ("wheel", "-q", "--no-deps", "--no-build-isolation")
     subprocess.run(
         [sys.executable, "-m", "pip", *options, "-w", str(tmp_path), str(source)],
@@ -133,10 +134,14 @@ def test_the_wheel_is_whole(tmp_path):
         for p in (ROOT / "hilbertlib").rglob("*")
         if p.suffix in (".py", ".js", ".css") or p.name == "py.typed"
     }
+    distribution = f"hilbertlib_book-{hilbertlib.__version__}"
+    records = f"{distribution}.data/data/share/hilbertlib/records"
+    expected |= {f"{records}/{p.name}" for p in (ROOT / "book" / "records").glob("*.json")}
     assert expected <= inside
     assert {name.split("/")[0] for name in inside} == {
         "hilbertlib",
-        f"hilbertlib_book-{hilbertlib.__version__}.dist-info",
+        f"{distribution}.data",
+        f"{distribution}.dist-info",
     }
 
 

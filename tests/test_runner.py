@@ -60,6 +60,17 @@ def worked(path: Path) -> list[str]:
     return path.read_text().splitlines()
 
 
+@pytest.mark.parametrize(("scale", "expected"), [("live", "cpu"), ("paper", "auto")])
+def test_paper_scale_takes_a_gpu_where_there_is_one(monkeypatch, scale, expected):
+    asked = []
+    monkeypatch.setattr(
+        "hilbertlib.experiments.runner.resolve_device",
+        lambda name: asked.append(name) or torch.device("cpu"),
+    )
+    run_cells(TOY, replace(Config(), scale=scale), [0], arms=["a"])
+    assert set(asked) == {expected}
+
+
 def test_a_record_holds_every_cell_in_order():
     record = run_cells(TOY, Config(), (1, 0))
     assert record["ends"].rows() == [

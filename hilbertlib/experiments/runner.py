@@ -109,7 +109,7 @@ def run_cells(
     seeds: Sequence[int],
     *,
     arms: Sequence[str] | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     jobs: int = 1,
     out: str | Path | None = None,
     progress: bool = False,
@@ -122,7 +122,8 @@ def run_cells(
         config: Its setting, usually ``experiment.config(scale)``.
         seeds: Different whole numbers, at least 0.
         arms: Default all.
-        device: ``"cpu"``, ``"cuda"``, or ``"auto"`` for a GPU where there is one.
+        device: ``"cpu"``, ``"cuda"``, or ``"auto"`` for a GPU where there is one. Default
+            ``"auto"`` at the paper's scale, else the CPU: small networks are no faster on a GPU.
         jobs: Cells at a time; -1 for one a core. Each then takes one thread.
         out: A folder for the record ``NAME-SCALE.json`` and the checkpoints. Finished cells of a
             record that lies there already are taken from it. None: nothing is written.
@@ -140,6 +141,7 @@ def run_cells(
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ValueError(f"expected different seeds, none below 0, got {list(seeds)}")
     path = None if out is None else record_path(out, experiment.name, config.scale)
+    device = device or ("auto" if config.scale == "paper" else "cpu")
     done = _Done(experiment, config, path)
     # By seed first: what is finished early is then a whole comparison.
     todo = [(a, s) for s in seeds for a in arms if (a, s) not in done.cells]
