@@ -132,7 +132,9 @@ def test_every_requirement_has_a_pin():
 
 def test_every_licence_lets_the_book_be_built_and_given_away():
     """A page carries files of some of these: nothing in the list may forbid passing them on."""
+    tools = {"codespell"}  # GPL: the tests run it, and nothing that is given away holds any of it
     known = r"MIT|BSD|Apache|MPL|ISC|PSF|0BSD|Zlib|CC0|HPND|Public Domain|Unlicense|W3C"
     for line in dependencies.PAGE.read_text(encoding="utf-8").splitlines():
         if match := re.fullmatch(r"\| (\S+) \| \S*\d\S* \| (.+) \|", line):
-            assert re.search(known, match[2]), f"look at the licence of {match[1]}: {match[2]}"
+            allowed = match[1] in tools or re.search(known, match[2])
+            assert allowed, f"look at the licence of {match[1]}: {match[2]}"
