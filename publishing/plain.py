@@ -44,7 +44,7 @@ MATH = r"\$\$.+?\$\$|\$(?!\s)(?:\\.|[^$\\])+?\$"
 # What stands in a line: an escaped character, mathematics, a role or code, a link or an image.
 INLINE = re.compile(
     rf"(?P<escape>\\.)|(?P<math>{MATH})"
-    r"|(?:\{(?P<role>[a-zA-Z][\w:+.-]*)\})?(?P<ticks>`+)(?P<content>[^`](?:.*?[^`])?)(?P=ticks)(?!`)"
+    r"|(?:\{(?P<role>[a-zA-Z][\w:+.-]*)\})?(?P<ticks>`+)(?P<content>.+?)(?<!`)(?P=ticks)(?!`)"
     r"|(?P<image>!?)\[(?P<text>(?:`[^`]*`|[^\[\]`])*)\]\((?P<target>[^()\s]*)\)",
     re.S,
 )
@@ -209,11 +209,11 @@ class Plain:
         """A displayed equation, with its number where it has a label."""
         lines = [re.sub(r"(?<!\\)%.*", "", line).strip() for line in tex.strip().splitlines()]
         tex = " ".join(line for line in lines if line)
-        starred = re.match(
-            r"\\begin\{(equation|align|gather|multline)\*?\}(.*)\\end\{\1\*?\}$", tex
-        )
-        if starred:
-            tex = starred[2].strip()
+        outer = re.match(r"\\begin\{(equation|align|gather)\*?\}(.*)\\end\{\1\*?\}$", tex)
+        if outer:  # no environment of its own inside of $$
+            inner = {"equation": "", "align": "aligned", "gather": "gathered"}[outer[1]]
+            tex = outer[2].strip()
+            tex = f"\\begin{{{inner}}} {tex} \\end{{{inner}}}" if inner else tex
         if "\\\\" in tex and not tex.startswith("\\begin"):
             tex = f"\\begin{{aligned}} {tex} \\end{{aligned}}"
         number = rf" \tag{{{self.labels.find(label, self.page).number}}}" if label else ""
