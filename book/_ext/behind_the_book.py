@@ -279,6 +279,8 @@ def opener(docname: str) -> str:
 
 def dress(html: str, docname: str) -> str:
     """A page's HTML with its opener, and with a number and an address for every figure."""
+    # Two extensions give one id to every exercise, solution and algorithm of a page.
+    html = re.sub(r' id="(proof|exercise|solution)-content"', "", html)
     html = re.sub(r"(<h1>)", lambda m: opener(docname) + m[1], html, count=1)
     found = iter(figures(html, docname))
 
