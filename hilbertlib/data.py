@@ -184,6 +184,7 @@ def load(name: str = "digits", folder: str | None = None) -> Dataset:
         ValueError: If the name is unknown, or a file is damaged or holds something else.
         FileNotFoundError: If the folder lacks the file.
         ConnectionError: If a download fails.
+        OSError: If there is no room for it.
 
     >>> digits = load("digits")
     >>> digits.x_train.shape, digits.y_test.shape

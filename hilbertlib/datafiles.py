@@ -4,9 +4,13 @@ Nothing is unpickled: a local file is a NumPy archive opened with ``allow_pickle
 CIFAR-10 is downloaded in its *binary* form (torchvision's class for it unpickles).
 """
 
+import errno
 import gzip
+import http.client
 import os
+import socket
 import tarfile
+import tempfile
 import time
 import zipfile
 import zlib
@@ -19,6 +23,8 @@ import numpy as np
 DIGITS = tuple("0123456789")
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+TIMEOUT = 30.0  # seconds without a byte
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -150,22 +156,50 @@ def _download(name: str, filename: str, urls: Sequence[str], md5: str, attempts:
 
     Each address is tried in turn, the whole round ``attempts`` times.
     """
-    from torchvision.datasets.utils import download_url
+    from torchvision.datasets.utils import check_integrity
 
-    target = _cache_folder(name)
+    target = _cache_folder(name) / filename
+    if check_integrity(target, md5):
+        return target
+    advice = (
+        f"set HILBERT_DATA to a folder that holds {name}.npz ({', '.join(_KEYS)}), or use "
+        'load("digits"), which needs no network'
+    )
     failures = []
     for attempt in range(attempts):
         for url in urls:
             try:
-                download_url(url, target, filename, md5)
-                return target / filename
-            # A refused host is an OSError, a wrong checksum torchvision's RuntimeError.
-            except (OSError, RuntimeError) as error:
+                _fetch(url, target, md5)
+                return target
+            # A refused host is an OSError, one that breaks off an HTTPException, a wrong checksum
+            # torchvision's RuntimeError.
+            except (OSError, RuntimeError, http.client.HTTPException) as error:
+                if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                    raise OSError(
+                        error.errno,
+                        f"could not write {filename} ({error.strerror}). Make room there, name "
+                        f"another folder with XDG_CACHE_HOME, {advice}",
+                        str(target.parent),
+                    ) from error
                 failures.append(f"{url}: {error}")
         if attempt + 1 < attempts:
             time.sleep(2.0**attempt)
     raise ConnectionError(
         f"could not download {filename} for {name} after {attempts} attempts "
-        f"({'; '.join(dict.fromkeys(failures))}). Try again later, set HILBERT_DATA to a folder "
-        f'that holds {name}.npz ({", ".join(_KEYS)}), or use load("digits"), which needs no network'
+        f"({'; '.join(dict.fromkeys(failures))}). Try again later, {advice}"
     )
+
+
+def _fetch(url: str, target: Path, md5: str) -> None:
+    """torchvision's download into a folder of its own: the file is there whole or not at all."""
+    from torchvision.datasets.utils import download_url
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)  # torchvision would wait for a silent host for ever
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as folder:
+            download_url(url, folder, target.name, md5)
+            os.replace(Path(folder) / target.name, target)
+    finally:
+        socket.setdefaulttimeout(patience)

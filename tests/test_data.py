@@ -1,10 +1,18 @@
 """Data sets: the fixed split, local files good and bad, a faked download, and seeded changes."""
 
+import contextlib
+import errno
 import gzip
+import hashlib
+import http.server
 import io
+import signal
+import socket
 import tarfile
+import threading
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,8 +195,7 @@ def no_network(tmp_path, monkeypatch):
             if content:
                 raise content.pop()
             content = served[filename] = served[f"{filename} then"]
-        root.mkdir(parents=True, exist_ok=True)
-        (root / filename).write_bytes(content)
+        (Path(root) / filename).write_bytes(content)
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", download_url)
     monkeypatch.setattr(datafiles.time, "sleep", lambda seconds: None)
@@ -244,23 +251,130 @@ def test_no_network_gives_one_error_that_says_how_to_go_on(no_network, name):
     assert len(set(asked)) * 3 == len(asked)  # every mirror, three rounds
 
 
-def test_the_real_downloader_checks_what_it_finds(tmp_path, monkeypatch):
-    """torchvision's own function, on a file that is there already with the wrong content."""
-    from torchvision.datasets import utils
+class Host:
+    """A web server on this machine that gives one archive, in whichever way ``says`` asks."""
 
-    def urlretrieve(url, filename):
-        raise OSError("no network in tests")
+    def __init__(self, content: bytes) -> None:
+        self.content, self.says, self.asked = content, [], 0
+        host = self
 
-    monkeypatch.setattr(utils, "_urlretrieve", urlretrieve)
-    monkeypatch.setattr(utils, "_get_redirect_url", lambda url, max_hops: url)
+        class Answer(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                # torchvision asks twice: where the address leads, then for the file.
+                host.asked += 1
+                how = host.says[0] if host.says else "whole"
+                if host.asked % 2 == 0 and host.says:
+                    host.says.pop(0)
+                if how == "busy":
+                    host.asked = 0
+                    host.says.pop(0)
+                    return self.send_error(503)
+                sent = host.content[::-1] if how == "wrong" else host.content
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(sent)))
+                self.end_headers()
+                if how in ("truncated", "silent", "interrupted"):
+                    sent = sent[: len(sent) // 2]
+                with contextlib.suppress(OSError):
+                    self.wfile.write(sent)
+                    self.wfile.flush()
+                if host.asked % 2 == 0 and how == "interrupted":
+                    host.waiting.wait(0.3)
+                    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                if host.asked % 2 == 0 and how in ("silent", "interrupted"):
+                    host.waiting.wait(5)
+                return None
+
+            def log_message(self, *_):
+                pass
+
+        self.waiting = threading.Event()
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/cifar-10-binary.tar.gz"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.waiting.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """torchvision's own downloader, and a host that has the archive."""
+    cifar_archive(made("cifar10"), tmp_path / "archive")
+    content = (tmp_path / "archive").read_bytes()
+    host = Host(content)
+    monkeypatch.setattr(datafiles, "CIFAR10_URL", host.url)
+    monkeypatch.setattr(datafiles, "CIFAR10_MD5", hashlib.md5(content).hexdigest())
     monkeypatch.setattr(datafiles.time, "sleep", lambda seconds: None)
     monkeypatch.delenv("HILBERT_DATA", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = tmp_path / "hilbertlib" / "cifar10"
-    folder.mkdir(parents=True)
-    (folder / "cifar-10-binary.tar.gz").write_bytes(b"cut off")
-    with pytest.raises(ConnectionError, match="no network in tests"):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    host.folder = tmp_path / "cache" / "hilbertlib" / "cifar10"
+    yield host
+    host.close()
+
+
+def test_a_download_shows_a_bar_and_is_made_once(host, capfd):
+    assert len(load("cifar10").y_train) == 12
+    assert "100%" in capfd.readouterr().err
+    assert [f.name for f in host.folder.iterdir()] == ["cifar-10-binary.tar.gz"]
+    asked = host.asked
+    assert len(load("cifar10").y_train) == 12
+    assert host.asked == asked
+
+
+@pytest.mark.parametrize("how", ["busy", "truncated", "wrong", "silent"])
+def test_a_second_attempt_mends_a_broken_download(host, how, monkeypatch):
+    monkeypatch.setattr(datafiles, "TIMEOUT", 0.3)
+    host.says = [how]
+    assert len(load("cifar10").y_train) == 12
+    assert host.says == []
+    assert [f.name for f in host.folder.iterdir()] == ["cifar-10-binary.tar.gz"]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"), [("busy", "503"), ("truncated", "corrupted"), ("wrong", "corrupted")]
+)
+def test_a_host_that_never_gives_the_file_leaves_nothing_and_one_error(host, how, said):
+    host.says = [how] * 3
+    with pytest.raises(ConnectionError, match=rf"3 attempts.*{said}.*HILBERT_DATA.*digits"):
         load("cifar10")
+    assert list(host.folder.iterdir()) == []
+
+
+def test_a_host_that_is_down_is_named(host):
+    host.close()
+    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1.*refused.*Try again later"):
+        load("cifar10")
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(host):
+    host.folder.mkdir(parents=True)
+    (host.folder / "cifar-10-binary.tar.gz").write_bytes(host.content[: len(host.content) // 2])
+    assert len(load("cifar10").y_train) == 12
+    assert (host.folder / "cifar-10-binary.tar.gz").read_bytes() == host.content
+
+
+def test_an_interrupted_download_leaves_no_half_file(host):
+    host.says = ["interrupted"]
+    with pytest.raises(KeyboardInterrupt):
+        load("cifar10")
+    assert list(host.folder.iterdir()) == []
+    assert socket.getdefaulttimeout() is None
+    assert len(load("cifar10").y_train) == 12
+
+
+def test_a_full_disk_is_told_at_once_with_what_to_do(host, monkeypatch):
+    def full(url, root, filename, md5):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", full)
+    with pytest.raises(OSError, match=r"No space left.*XDG_CACHE_HOME.*cifar10") as caught:
+        load("cifar10")
+    assert caught.value.errno == errno.ENOSPC
+    assert list(host.folder.iterdir()) == []
 
 
 # --- data sets made from others ---------------------------------------------------------------
