@@ -218,6 +218,11 @@ def _over(table: Table, name: str, of: str, under: str, column: str = "missing")
     return [x / y for x, y in zip(a, b, strict=True)]
 
 
+def over(record: Record, how: str, than: str = "pixels") -> list[float]:
+    """What the plain gradient misses on inputs prepared so, over that on others, a value a seed."""
+    return _over(record["inputs"], "how", how, than)
+
+
 def flat_share(record: Record, start: str, n: int = 0) -> list[float]:
     """The share of what is missing that lies where F is at most the damping, a value a seed."""
     table = record["where"].where(start=start, n=n)
@@ -280,7 +285,7 @@ CLAIMS = (
         reading="missing from −J at its best length, whitened images over images as they are; "
         "damping 1 % of F's largest eigenvalue",
         experiment=_NAME,
-        effects=lambda r: _over(r["inputs"], "how", "whitened", "pixels"),
+        effects=lambda r: over(r, "whitened"),
         margin=0.9,
         direction="below",
     ),
@@ -290,7 +295,7 @@ CLAIMS = (
         sentence="So it is with BatchNorm on images as they are.",
         reading="the same, with BatchNorm before the hidden units over without",
         experiment=_NAME,
-        effects=lambda r: _over(r["inputs"], "how", "BatchNorm", "pixels"),
+        effects=lambda r: over(r, "BatchNorm"),
         margin=0.9,
         direction="below",
     ),

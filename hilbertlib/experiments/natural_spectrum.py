@@ -141,15 +141,15 @@ def valley(
     damping: float = 0.1,
     flat: float = 0.1,
 ) -> Valley:
-    """The plane of the steepest eigenvector and of the one that matters most below ``flat``.
+    """The plane of two eigenvectors: of the five steepest and of those below ``flat``, that which
+    J is longest along.
 
     Eigenvectors do not mix in the inner loop, so that its path in the plane is exact: the others
     move as they do, and no matter here.
     """
-    exact = spectrum.exact(lam, damping)
-    gain = (spectrum.values + damping) * exact.square()
-    low = torch.where(spectrum.values < flat, gain, torch.zeros_like(gain))
-    pair = torch.tensor([int(gain[:5].argmax()), int(low.argmax())])
+    exact, square = spectrum.exact(lam, damping), spectrum.gradient.square()
+    low = torch.where(spectrum.values < flat, square, torch.zeros_like(square))
+    pair = torch.tensor([int(square[:5].argmax()), int(low.argmax())])
     signs = exact[pair].sign()  # so that the natural update points to the upper right
     paths, missing = {}, {}
     for name, delta in proposals.items():
@@ -168,6 +168,17 @@ def made(spectrum: Spectrum, n: int, damping: float, lam: float = 1.0) -> np.nda
     nothing = torch.zeros_like(spectrum.values)
     share = spectrum.after(nothing, n, lam, damping) / spectrum.exact(lam, damping)
     return share.numpy()
+
+
+def slope_left(spectrum: Spectrum, n: int) -> float:
+    """|Slope of the cost| over |J| after n inner steps from no step, without damping.
+
+    Along an eigenvector it shrinks by ``1 − μ_k / μ_max`` in each step; where F is zero, never.
+    """
+    j = spectrum.stage.gradient
+    outside = (j @ j - spectrum.gradient.square().sum()).clamp(min=0)
+    kept = (1 - spectrum.values / spectrum.values[0]) ** n
+    return float((((kept * spectrum.gradient).square().sum() + outside) / (j @ j)).sqrt())
 
 
 def arithmetic(stage: Stage) -> dict[str, float]:

@@ -1,0 +1,77 @@
+"""More figures of chapter 9: matrices in the place of F, and inputs that make F rounder."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from ..records import Record, seed_interval
+from .style import COLOUR, axis, layout
+
+
+def kinds(record: Record, epoch: int) -> tuple[go.Figure, str]:
+    """What is missing from the step with each relative of F; 95% intervals over seeds."""
+    table = record["kinds"].where(epoch=epoch)
+    names = [kind for kind in dict.fromkeys(table["kind"]) if kind != "true"]
+    found = {kind: table.where(kind=kind)["missing"] for kind in names}
+    figure = _dots(
+        found,
+        title="The step with something else for F",
+        x="missing of what the natural step gains",
+        alt="A dot with an interval for each matrix in F's place: sampled labels with one, ten and "
+        "a hundred draws, the labels of the data, the outputs' and the logits' own squared "
+        "distances, noise for images, and one gradient for all.",
+        colours={kind: COLOUR["natural gradient"] for kind in names if kind.startswith("sampled")}
+        | {"empirical": "#d9620f"},
+        top=0.62,
+    )
+    said = ", ".join(f"{kind}: {np.mean(values):.1%}" for kind, values in found.items())
+    return figure, f"Epoch {epoch}, missing: {said}."
+
+
+def inputs(record: Record, epoch: int) -> tuple[go.Figure, str]:
+    """What is missing from the plain gradient's step, by what was done to the inputs."""
+    table = record["inputs"].where(epoch=epoch)
+    names = list(dict.fromkeys(table["how"]))
+    found = {how: table.where(how=how)["missing"] for how in names}
+    figure = _dots(
+        found,
+        title="How much the plain gradient misses",
+        x="missing from −J at its best length",
+        alt="A dot with an interval for pixels as they are, centred pixels, whitened pixels, and "
+        "BatchNorm in the network: what the plain gradient's step misses of what the natural "
+        "one gains.",
+        colours={"BatchNorm": "#8a63c9", "whitened": COLOUR["natural gradient"]},
+        top=1.0,
+    )
+    steps = ", ".join(f"{how} {np.mean(table.where(how=how)['steps']):.0f}" for how in names)
+    return figure, f"Epoch {epoch}: inner steps until little is missing: {steps}."
+
+
+def _dots(
+    values: Mapping[str, Sequence[float]], *, title: str, x: str, alt: str,
+    colours: Mapping[str, str], top: float,
+) -> go.Figure:  # fmt: skip
+    figure = go.Figure()
+    figure.set_subplots(1, 1)
+    found = [seed_interval(v) for v in values.values()]
+    figure.add_scatter(
+        x=[v.mean for v in found],
+        y=list(values),
+        error_x={
+            "type": "data",
+            "array": [v.high - v.mean for v in found],
+            "color": COLOUR["neutral"],
+        },
+        mode="markers",
+        marker={
+            "size": 11,
+            "color": [colours.get(name, COLOUR["neutral"]) for name in values],
+        },
+    )
+    figure.update_layout(
+        layout(title, alt, height=60 + 36 * len(found)),
+        xaxis=axis(x, tickformat=".0%", range=[-0.01, top]),
+        yaxis=axis("", autorange="reversed"),
+    )
+    return figure
