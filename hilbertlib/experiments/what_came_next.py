@@ -121,7 +121,7 @@ def _claim(id: str, sentence: str, reading: str, effects: Any, margin: Any, **mo
 
 CLAIMS = (
     _claim(
-        "ch11-accuracy",
+        "guess-accuracy",
         "Tuned alike, at equal epochs every method is within three points of SGD.",
         "test accuracy less SGD's",
         _each("accuracy", "difference"), (-0.03, 0.03), direction="within",
@@ -164,7 +164,7 @@ CLAIMS = (
         direction="below",
     ),
     _claim(
-        "ch11-again-accuracy",
+        "guess-again-accuracy",
         "Control: SGD under another name is as accurate as SGD.",
         "test accuracy of one less the other's",
         _of(AGAIN, "SGD", "accuracy", "difference"), (-0.02, 0.02), direction="within",
