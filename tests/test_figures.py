@@ -1,5 +1,6 @@
 """Every figure says what it shows, keeps its traces as a slider moves, wears the house style."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -172,9 +173,10 @@ def test_direct_labels_become_a_legend_in_a_page():
 
 def test_the_cover_is_a_picture_with_words_for_those_who_cannot_see_it():
     path = np.array([[0.0, 0], [1, 1], [3, 1]])
-    svg = cover.picture({"a <map>": [path, path + 1]}, alt='two "paths"')
+    svg = cover.picture({"a <map>": [path, path + 1]}, alt='two "paths"', steps=[0, 4, 8])
     assert svg.count("<circle") == 4
-    assert svg.count("<path") == 4
+    assert re.findall(r'data-points="([^"]+)"', svg) == re.findall(r' points="([^"]+)"', svg)[::2]
+    assert 'data-steps="0 4 8"' in svg
     assert "a &lt;map&gt;" in svg
     assert "two &quot;paths&quot;" in svg
     fitted = np.concatenate(cover._fit([path]))

@@ -113,12 +113,7 @@
     const inputs = controls(spec, figure.querySelector(".book-controls"), () => draw());
     const index = () => inputs.reduce((at, input) => at * (Number(input.max) + 1) + Number(input.value), 0);
 
-    async function draw() {
-      if (wanted) return; // one drawing a frame, however fast the slider moves
-      wanted = true;
-      const Plotly = await loadPlotly();
-      await new Promise(requestAnimationFrame);
-      wanted = false;
+    function paint() {
       let { data, layout, text, alt } = frameOf(spec, index());
       readout.textContent = text;
       plot.setAttribute("aria-label", alt);
@@ -126,16 +121,75 @@
       if (narrow) [data, layout] = stacked(data, layout);
       plot.style.minHeight = `${layout.height ?? 400}px`;
       if (root.classList.contains("book-project")) layout = projected(layout, figure);
-      await Plotly.react(plot, data, themed({ ...layout, autosize: true, dragmode: false }),
-        { responsive: true, displayModeBar: false, doubleClick: false });
       drawn = true;
+      return window.Plotly.react(plot, data, themed({ ...layout, autosize: true, dragmode: false }),
+        { responsive: true, displayModeBar: false, doubleClick: false });
+    }
+    async function draw() {
+      if (wanted) return; // one drawing a frame, however fast the slider moves
+      wanted = true;
+      await loadPlotly();
+      await new Promise(requestAnimationFrame);
+      wanted = false;
+      await paint();
       figure.dataset.drawn = String(Number(figure.dataset.drawn ?? 0) + 1);
     }
+    figure.paint = paint;
     figure.redraw = () => drawn && draw();
     figure.draw = draw;
   }
 
+  // --- on paper: light colours, every figure drawn, and each at the width of the page -----------
+  function onPaper(figures) {
+    let theme = null, opened = [];
+    window.addEventListener("beforeprint", () => {
+      theme ??= root.dataset.theme;
+      root.dataset.theme = "light";
+      opened = [...opened, ...document.querySelectorAll("details.sd-dropdown:not([open])")];
+      opened.forEach((fold) => { fold.open = true; });
+      if (window.Plotly) figures.forEach((f) => f.paint()); // at once: a browser does not wait here
+      for (const svg of document.querySelectorAll(".book-plot .main-svg")) {
+        const [w, h] = [svg.getAttribute("width"), svg.getAttribute("height")];
+        svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
+        svg.parentElement.style.setProperty("--book-ratio", `${w} / ${h}`);
+      }
+    });
+    window.addEventListener("afterprint", () => {
+      root.dataset.theme = theme;
+      opened.forEach((fold) => { fold.open = false; });
+      [theme, opened] = [null, []];
+      for (const svg of document.querySelectorAll(".book-plot .main-svg")) svg.removeAttribute("viewBox");
+    });
+  }
+
+  // --- the cover: the same training, step by step --------------------------------------------
+  function cover(svg) {
+    const paths = [...svg.querySelectorAll(".book-path")].map((g) => ({
+      points: g.dataset.points.split(" "), line: g.querySelector("polyline:last-of-type"), disc: g.querySelector("circle:last-of-type") }));
+    const last = paths[0].points.length - 1;
+    const host = document.createElement("div");
+    svg.after(host);
+    let running = !matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const draw = (at) => paths.forEach(({ points, line, disc }) => {
+      const [x, y] = points[at].split(",");
+      line.setAttribute("points", points.slice(0, at + 1).join(" "));
+      disc.setAttribute("cx", x);
+      disc.setAttribute("cy", y);
+    });
+    const spec = { controls: [{ label: "training step", texts: svg.dataset.steps.split(" "), start: last }] };
+    const [input] = controls(spec, host, () => { running = false; draw(Number(input.value)); });
+    const began = performance.now();
+    const play = (now) => { // once, in four seconds, unless the reader takes over
+      if (!running) return;
+      const at = Math.min(last, Math.max(0, Math.floor((last * (now - began)) / 4000)));
+      draw(at);
+      if (at < last) requestAnimationFrame(play);
+    };
+    if (running) requestAnimationFrame(play);
+  }
+
   function start() {
+    document.querySelectorAll("svg.book-cover").forEach(cover);
     const figures = [...document.querySelectorAll("figure.book-figure")];
     figures.forEach(prepare);
     const near = new IntersectionObserver((entries) => entries.forEach((e) => {
@@ -152,7 +206,7 @@
         document.querySelector(":target")?.scrollIntoView();
       });
     }
-    window.addEventListener("beforeprint", () => figures.forEach((f) => f.draw()));
+    onPaper(figures);
 
     // Three faults of the stock theme that a screen reader meets.
     document.querySelectorAll(".search-button-field[aria-label], .theme-switch-button[aria-label]").forEach((b) => b.removeAttribute("aria-label"));

@@ -1,17 +1,20 @@
-"""The picture on the cover: one training seen in two spaces, as SVG that follows the theme."""
+"""The picture on the cover: one training seen in two spaces, as SVG that follows the theme.
+
+Without scripts it shows the whole training. In the book ``book.js`` finds the vertices of each
+path in ``data-points`` and adds a slider over the training steps.
+"""
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import pairwise
 
 import numpy as np
 
-from .style import CYCLE
+from .style import SCALE_COLOUR
 
-SIDE, GAP = 460, 60  # size of one map and the room between the two, in SVG units
+SIDE, GAP = 460, 70  # size of one map and the room between the two, in SVG units
 
 
-def picture(maps: Mapping[str, Sequence[np.ndarray]], alt: str) -> str:
+def picture(maps: Mapping[str, Sequence[np.ndarray]], alt: str, steps: Sequence[int]) -> str:
     """An ``<svg>`` of two maps side by side.
 
     Parameters
@@ -20,24 +23,28 @@ def picture(maps: Mapping[str, Sequence[np.ndarray]], alt: str) -> str:
         From a map's heading to one path of shape ``(S, 2)`` for each network.
     alt : str
         What it shows, for those who cannot see it.
+    steps : sequence of int
+        The training step of each of the ``S`` points.
     """
-    width, height = 2 * SIDE + GAP, SIDE + 44
+    width, height = 2 * SIDE + GAP, SIDE + 52
     parts = [
         f'<svg class="book-cover" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(alt, quote=True)}" xmlns="http://www.w3.org/2000/svg">'
+        f'aria-label="{escape(alt, quote=True)}" data-steps="{" ".join(map(str, steps))}" '
+        'xmlns="http://www.w3.org/2000/svg">'
     ]
     for k, (heading, paths) in enumerate(maps.items()):
         left = k * (SIDE + GAP)
         parts.append(
-            f'<text x="{left + SIDE / 2}" y="22" text-anchor="middle">{escape(heading)}</text>'
-            f'<g transform="translate({left} 40)">'
+            f'<text x="{left + SIDE / 2}" y="24" text-anchor="middle">{escape(heading)}</text>'
+            f'<rect x="{left + 1}" y="42" width="{SIDE - 2}" height="{SIDE}" rx="14"/>'
+            f'<g transform="translate({left} 42)">'
         )
-        parts += [_path(p, colour) for p, colour in zip(_fit(paths), CYCLE, strict=False)]
+        parts += [_path(p, colour) for p, colour in zip(_fit(paths), SCALE_COLOUR, strict=False)]
         parts.append("</g>")
     return "".join([*parts, "</svg>"])
 
 
-def _fit(paths: Sequence[np.ndarray], margin: float = 16) -> list[np.ndarray]:
+def _fit(paths: Sequence[np.ndarray], margin: float = 34) -> list[np.ndarray]:
     """Paths turned so that time runs to the right, on one scale, inside the square of a map."""
     points = np.concatenate(paths)
     starts, ends = (np.mean([p[i] for p in paths], axis=0) for i in (0, -1))
@@ -54,18 +61,14 @@ def _fit(paths: Sequence[np.ndarray], margin: float = 16) -> list[np.ndarray]:
 
 
 def _path(points: np.ndarray, colour: str) -> str:
-    """A path that grows stronger with time, from an open circle to a disc."""
-    n = len(points)
-    strokes = [
-        f'<path d="M{a[0]:.1f} {a[1]:.1f}L{b[0]:.1f} {b[1]:.1f}" stroke="{colour}" '
-        f'stroke-opacity="{0.5 + 0.5 * i / n:.2f}" stroke-width="{2 + 1.5 * i / n:.1f}" '
-        'stroke-linecap="round" fill="none"/>'
-        for i, (a, b) in enumerate(pairwise(points))
-    ]
+    """A path from an open circle to a disc; a faint copy stays while the path is drawn."""
+    vertices = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    line = f'fill="none" stroke="{colour}" stroke-linejoin="round" stroke-linecap="round"'
     (x0, y0), (x1, y1) = points[0], points[-1]
     return (
-        f"{''.join(strokes)}"
-        f'<circle cx="{x0:.1f}" cy="{y0:.1f}" r="6" fill="none" stroke="{colour}" '
-        'stroke-width="2"/>'
-        f'<circle cx="{x1:.1f}" cy="{y1:.1f}" r="7" fill="{colour}"/>'
+        f'<g class="book-path" data-points="{vertices}">'
+        f'<polyline points="{vertices}" {line} stroke-width="1.5" stroke-opacity="0.3"/>'
+        f'<polyline points="{vertices}" {line} stroke-width="3.5"/>'
+        f'<circle cx="{x0:.1f}" cy="{y0:.1f}" r="6.5" fill="none" stroke="{colour}" '
+        f'stroke-width="2.5"/><circle cx="{x1:.1f}" cy="{y1:.1f}" r="9" fill="{colour}"/></g>'
     )
