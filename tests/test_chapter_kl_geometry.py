@@ -209,6 +209,7 @@ def by_hand(short: float = 1.0, late: float = 2.0, wrong: float = 2.0, right: fl
 
 
 def test_the_claims_can_hold():
+    assert second.on_right(by_hand(right=0.7), second.SURE, second.LONG) == pytest.approx([0.7] * 2)
     assert second.wrong_against_right(by_hand(), second.SURE, second.LONG) == pytest.approx([1, 1])
     assert set(judged(second.CLAIMS, by_hand()).values()) == {"reproduced"}
 
@@ -252,10 +253,10 @@ def test_the_opening_figure():
     ]
     check_moves(drawn)
     assert sorted(legend(drawn[0][0])) == sorted(
-        ["½ Δθᵀ F Δθ", "KL, exactly", "gradient", "natural gradient", "before"]
+        ["leash, quadratic", "leash, exact", "gradient", "natural step", "before"]
     )
     steps = geometry.steps(TINY, (2.0, 2.0), 3.0)
-    (arrow,) = (t for t in drawn[0][0].data if t.name == "natural gradient" and t.mode[-1] == "s"
+    (arrow,) = (t for t in drawn[0][0].data if t.name == "natural step" and t.mode[-1] == "s"
                 and t.xaxis == "x")  # fmt: skip
     assert arrow.x[-1] == pytest.approx(2.0 + steps.natural[0])
 
@@ -276,8 +277,8 @@ def test_figures_of_one_network(stage, step):
 def test_figures_of_many_networks(reached):
     drawn = [draw.reach(reached, epoch) for epoch in (0, second.SURE)]
     check_moves(drawn)
-    assert legend(drawn[0][0]) == ["network is right", "network is wrong"]
-    right, wrong = (t for t in drawn[1][0].data if t.name.startswith("network is"))
+    assert legend(drawn[0][0]) == ["network right", "network wrong"]
+    right, wrong = (t for t in drawn[1][0].data if t.name in legend(drawn[1][0]))
     assert len(right.x) + len(wrong.x) == 128
     row = reached["reach"].where(epoch=second.SURE, radius=second.LONG).rows()[0]
     assert len(wrong.x) == row["wrong"]
@@ -289,7 +290,7 @@ def test_the_record_is_drawn_at_either_scale():
     live = natural.run(replace(natural.LIVE, **quick, few=1), [0], arms=["exact"])
     figure, text = draw.divergences(live)
     check(figure)
-    assert legend(figure) == ["untrained", "after 1 epoch", "after 2 epochs"]
+    assert legend(figure) == ["untrained", "1 epoch", "2 epochs"]
     rows = live["divergence"].where(epoch=2)
     assert figure.data[2].y == pytest.approx(np.array(rows["new_old"]) / rows["predicted"])
     assert "λ = 10" in text

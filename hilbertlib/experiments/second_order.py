@@ -5,6 +5,7 @@ and on each.
 """
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -73,7 +74,8 @@ def by_image(at: Stage, direction: Tensor, radius: float) -> tuple[Tensor, Tenso
     The step goes along ``direction`` and is as long as makes the mean of the former ``radius``.
     """
     logits, zero = logits_of(at), torch.zeros_like(direction)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about how it makes its rules
         old, change = torch.func.jvp(logits, (zero,), (direction,))[:2]
         p = old.softmax(1)
         second = ((p * change**2).sum(1) - (p * change).sum(1) ** 2) / 2  # ½ uᵀ B u
@@ -96,14 +98,20 @@ def doublings(record: Record, epoch: int, radius: float) -> list[float]:
     return [float(np.log2(r)) for r in record["reach"].where(epoch=epoch, radius=radius)["ratio"]]
 
 
+def on_right(record: Record, epoch: int, radius: float) -> list[float]:
+    """Real over predicted divergence on the images that the network has right, a value a seed."""
+    rows = record["reach"].where(epoch=epoch, radius=radius).rows()
+    return [(r["ratio"] * radius - r["real"]) / (radius - r["predicted"]) for r in rows]
+
+
 def wrong_against_right(record: Record, epoch: int, radius: float) -> list[float]:
     """log₂ of real over predicted divergence on images that are wrong, less on those right."""
-    found = []
-    for row in record["reach"].where(epoch=epoch, radius=radius).rows():
-        right = (row["ratio"] * radius - row["real"]) / (radius - row["predicted"])
-        if row["wrong"]:
-            found.append(float(np.log2(row["real"] / row["predicted"] / right)))
-    return found
+    rows = record["reach"].where(epoch=epoch, radius=radius).rows()
+    return [
+        float(np.log2(row["real"] / row["predicted"] / right))
+        for row, right in zip(rows, on_right(record, epoch, radius), strict=True)
+        if row["wrong"]
+    ]
 
 
 CLAIMS = (

@@ -12,17 +12,19 @@ from .style import COLOUR, CYCLE, Line, add_lines, axis, curves, layout, panels,
 
 NATURAL, PLAIN, GREY = COLOUR["natural gradient"], COLOUR["SGD"], COLOUR["neutral"]
 EARLY_TO_LATE = (GREY, CYCLE[5], CYCLE[3])
+FACTORS = {"tickmode": "array", "tickvals": [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]}
+FACTORS["ticktext"] = [f"{factor:g}" for factor in FACTORS["tickvals"]]
 A_RANGE, B_RANGE = (-8.0, 17.0), (-10.0, 7.0)
 
 
 def leash(model: TwoParameters, steps: Steps) -> tuple[go.Figure, str]:
     """Two parameters: the leash around a place, two steps of one size, and the functions there."""
     figure = panels(
-        ["Parameters a, b, with contours of the cost", "Functions: P(the digit is a one)"],
-        title="Two steps that move the function equally far",
+        ["Parameters; contours of the cost", "Functions: P(the digit is a one)"],
+        title="Two steps that move the function equally far, to second order",
         alt="Left: the plane of two parameters with contours of the cost. Around the present place "
         "lies an ellipse, the steps of one size to second order, and a dotted curve, those of one "
-        "KL divergence exactly. One arrow is the gradient's direction, another the natural "
+        "exact KL divergence. One arrow is the gradient's direction, another the natural "
         "gradient's. Right: the probability of a one against the ink in the middle, before and "
         "after either step, over dots for the images.",
         height=430,
@@ -39,16 +41,16 @@ def leash(model: TwoParameters, steps: Steps) -> tuple[go.Figure, str]:
     figure.add_scatter(
         x=steps.ellipse[:, 0], y=steps.ellipse[:, 1], mode="lines", fill="toself",
         fillcolor=rgba(NATURAL, 0.15), line={"color": NATURAL, "width": 2}, hoverinfo="skip",
-        name="½ Δθᵀ F Δθ", meta={"legend": True}, row=1, col=1,
+        name="leash, quadratic", meta={"legend": True}, row=1, col=1,
     )  # fmt: skip
     figure.add_scatter(
         x=steps.ball[:, 0], y=steps.ball[:, 1], mode="lines", hoverinfo="skip",
-        line={"color": GREY, "width": 2, "dash": "dot"}, name="KL, exactly",
+        line={"color": GREY, "width": 2, "dash": "dot"}, name="leash, exact",
         meta={"legend": True}, row=1, col=1,
     )  # fmt: skip
     x = np.linspace(0, 1, 61)
     seen = TwoParameters(x, np.zeros_like(x))
-    ends = {"gradient": (steps.gradient, PLAIN), "natural gradient": (steps.natural, NATURAL)}
+    ends = {"gradient": (steps.gradient, PLAIN), "natural step": (steps.natural, NATURAL)}
     for name, (step, colour) in ends.items():
         there = steps.theta + step
         figure.add_scatter(
@@ -104,7 +106,7 @@ def zoom(measures: Mapping[str, np.ndarray], t: np.ndarray, window: float) -> tu
     figure = curves(
         lines,
         title="How a distance looks from close by",
-        x="position in the window, from one end to the other",
+        x="position in the window",
         y="share of the largest in the window",
         alt="Three measures of how far a network has moved along a line through its parameters. "
         "Close to the start the KL divergence and half the squared distance are parabolas with "
@@ -133,7 +135,7 @@ def directions(measures: Mapping[str, np.ndarray], t: np.ndarray) -> go.Figure:
     return curves(
         lines,
         title="Both directions of KL have one second order, and no more",
-        x="t, length of the step (in natural steps)",
+        x="t (in natural steps)",
         y="nats",
         alt="On logarithmic axes the KL divergence rises with slope two. What second order misses "
         "of it, and what the two directions differ by, lie lower and rise with slope three.",
@@ -157,21 +159,21 @@ def price(
         "slope minus two, with the real divergence close to it where λ is large. Right: the "
         "cost after the step against the same divergence: what the first order promises falls "
         "on and on, the real cost falls less.",
-        height=380,
+        height=420,
     )
     figure.update_xaxes(axis("λ, price of a nat", type="log"), row=1, col=1)
     figure.update_yaxes(axis("KL divergence (nats)", type="log"), row=1, col=1)
     figure.update_xaxes(axis("½ Δθᵀ F Δθ (nats)", type="log"), row=1, col=2)
     figure.update_yaxes(axis("cost after the step (nats)", rangemode="tozero"), row=1, col=2)
     left = [
-        Line("to second order", lams, radius, NATURAL, label_at=0.5, label_side="left"),
+        Line("predicted", lams, radius, NATURAL, label_at=0.5, label_side="left"),
         Line("real", lams, real, CYCLE[3], dash="dash", label_at=0.5, label_side="right"),
     ]
     right = [
         Line(
-            "promised", radius, table["linear"], GREY, dash="dash", label_at=0.2, label_side="left"
+            "promised", radius, table["linear"], GREY, dash="dash", label_at=0.15, label_side="left"
         ),
-        Line("real", radius, table["cost"], PLAIN, label_at=0.2, label_side="above"),
+        Line("real cost", radius, table["cost"], PLAIN, label_at=0.1, label_side="below"),
     ]
     add_lines(figure, left, col=1)
     add_lines(figure, right, col=2)
@@ -199,9 +201,9 @@ def reach(record: Record, epoch: int) -> tuple[go.Figure, str]:
         alt="Left: real over predicted KL divergence against the predicted one, a line for each of "
         "several networks. All begin at one; from some length on they leave it, up or down. "
         "Right: real against predicted divergence of each image, on logarithmic axes with the "
-        "line where they are equal. Late in training, images that the network has right lie "
-        "near the line, and a few that it has wrong lie far above it.",
-        height=400,
+        "line where they are equal. After ten epochs images that the network has right lie "
+        "about the line, and of the few that it has wrong one lies far above it.",
+        height=430,
     )
     table = record["reach"].where(epoch=epoch)
     for seed in table.unique("seed"):
@@ -220,16 +222,16 @@ def reach(record: Record, epoch: int) -> tuple[go.Figure, str]:
     for name, colour, symbol in (("right", CYCLE[0], "circle"), ("wrong", CYCLE[1], "diamond")):
         rows = images.where(wrong=name == "wrong")
         figure.add_scatter(
-            x=rows["predicted"], y=rows["real"], mode="markers", name=f"network is {name}",
+            x=rows["predicted"], y=rows["real"], mode="markers", name=f"network {name}",
             marker={"color": colour, "size": 8, "opacity": 0.75, "symbol": symbol},
             meta={"legend": True}, row=1, col=2,
         )  # fmt: skip
     log = {"type": "log"}
     figure.update_xaxes(axis("½ Δθᵀ F Δθ (nats)", range=[-6.1, -0.9], **log), row=1, col=1)
     figure.update_yaxes(
-        axis("real / predicted", range=[-0.7, 1.1], dtick="D2", **log), row=1, col=1
+        axis("real / predicted", range=[-0.75, 0.95], **FACTORS, **log), row=1, col=1
     )
-    figure.update_xaxes(axis("predicted (nats)", range=[-6, 1], **log), row=1, col=2)
+    figure.update_xaxes(axis("predicted (nats)", range=[-6, 1], dtick=2, **log), row=1, col=2)
     figure.update_yaxes(axis("real (nats)", range=[-6, 1], **log), row=1, col=2)
     _names_above(figure, x=0.56)
     there = record["reach"].where(epoch=epoch, radius=LONG)
@@ -257,14 +259,14 @@ def divergences(record: Record) -> tuple[go.Figure, str]:
             "with a line where they are equal.",
         ),
         xaxis=axis("½ Δθᵀ F Δθ, predicted (nats)", type="log"),
-        yaxis=axis("real / predicted", type="log", dtick="D2"),
+        yaxis=axis("real / predicted", type="log", **FACTORS),
     )
     figure.add_hline(y=1, line={"color": GREY, "dash": "dot", "width": 1.5})
     said = []
-    symbols = ("circle-open", "diamond", "square")
+    symbols = ("circle", "diamond", "square")
     for epoch, colour, symbol in zip(table.unique("epoch"), EARLY_TO_LATE, symbols, strict=False):
         rows = table.where(epoch=epoch)
-        name = "untrained" if epoch == 0 else f"after {epoch} epoch{'s' if epoch > 1 else ''}"
+        name = "untrained" if epoch == 0 else f"{epoch} epoch{'s' if epoch > 1 else ''}"
         figure.add_scatter(
             x=rows["predicted"], y=np.array(rows["new_old"]) / rows["predicted"], mode="markers",
             name=name, meta={"legend": True},
@@ -273,17 +275,18 @@ def divergences(record: Record) -> tuple[go.Figure, str]:
         short = rows.where(lam=max(table.unique("lam")))
         factor = np.median(np.array(short["new_old"]) / short["predicted"])
         said.append(f"{name} {factor:.2f}")
-    _names_above(figure, y=1.02)
+    _names_above(figure, panels=False)
     lam = max(table.unique("lam"))
     return figure, f"Real over predicted at λ = {lam:g}, the median: {'; '.join(said)}."
 
 
-def _names_above(figure: go.Figure, x: float = 0, y: float = 1.1) -> None:
+def _names_above(figure: go.Figure, x: float = 0, panels: bool = True) -> None:
     """A legend between the title and the panels, each name once."""
     seen: set[str] = set()
     for trace in figure.data:
         trace.showlegend = bool(trace.meta and trace.meta.get("legend")) and trace.name not in seen
         seen.add(trace.name)
+    y, margin = (1.1, 80) if panels else (1.02, 56)
     legend = {"orientation": "h", "y": y, "yanchor": "bottom", "x": x}
-    title = {"y": 0.98, "yanchor": "top"}
-    figure.update_layout(showlegend=True, legend=legend, title=title, margin_t=96)
+    title = {"y": 0.99, "yanchor": "top"}
+    figure.update_layout(showlegend=True, legend=legend, title=title, margin_t=margin)
