@@ -90,7 +90,7 @@ def parts(folder) -> list[str]:
     out = [
         scorecard.verdict_table([(claim, judge(claim, record)), (claim, judge(claim, None))]),
         scorecard.sources({name: hostile(name) for name in NAMES}),
-        picture({EVIL: [line], f"other {EVIL}": [line]}, alt=EVIL),
+        picture({EVIL: [line], f"other {EVIL}": [line]}, alt=EVIL, steps=range(len(line))),
         live._caption_html(EVIL, EVIL),
         written(LAB, {"settings": dict.fromkeys(("tab", "data", "lam", "guide", EVIL), EVIL)}),
         written(PLOTLY, live._compact(draw(record)[0])),
