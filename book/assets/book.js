@@ -177,12 +177,16 @@
       disc.setAttribute("cy", y);
     });
     const spec = { controls: [{ label: "training step", texts: svg.dataset.steps.split(" "), start: last }] };
-    const [input] = controls(spec, host, () => { running = false; draw(Number(input.value)); });
+    let playing = false;
+    const [input] = controls(spec, host, () => { running &&= playing; draw(Number(input.value)); });
     const began = performance.now();
     const play = (now) => { // once, in four seconds, unless the reader takes over
       if (!running) return;
       const at = Math.min(last, Math.max(0, Math.floor((last * (now - began)) / 4000)));
-      draw(at);
+      playing = true;
+      input.value = at;
+      input.dispatchEvent(new Event("input"));
+      playing = false;
       if (at < last) requestAnimationFrame(play);
     };
     if (running) requestAnimationFrame(play);
@@ -212,7 +216,7 @@
     document.querySelectorAll(".search-button-field[aria-label], .theme-switch-button[aria-label]").forEach((b) => b.removeAttribute("aria-label"));
     const side = document.querySelector(".bd-sidebar-primary");
     if (side) { side.setAttribute("role", "navigation"); side.setAttribute("aria-label", "Book"); }
-    document.querySelectorAll("div.highlight pre, .bd-content table").forEach((e) => { if (e.scrollWidth > e.clientWidth) e.tabIndex = 0; });
+    document.querySelectorAll("div.highlight pre, .bd-content table, .book-scroll").forEach((e) => { if (e.scrollWidth > e.clientWidth) e.tabIndex = 0; });
   }
   document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
 })();

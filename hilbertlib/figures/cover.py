@@ -26,7 +26,7 @@ def picture(maps: Mapping[str, Sequence[np.ndarray]], alt: str, steps: Sequence[
     steps : sequence of int
         The training step of each of the ``S`` points.
     """
-    width, height = 2 * SIDE + GAP, SIDE + 52
+    width, height = 2 * SIDE + GAP, SIDE + 50
     parts = [
         f'<svg class="book-cover" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(alt, quote=True)}" data-steps="{" ".join(map(str, steps))}" '
@@ -35,9 +35,9 @@ def picture(maps: Mapping[str, Sequence[np.ndarray]], alt: str, steps: Sequence[
     for k, (heading, paths) in enumerate(maps.items()):
         left = k * (SIDE + GAP)
         parts.append(
-            f'<text x="{left + SIDE / 2}" y="24" text-anchor="middle">{escape(heading)}</text>'
-            f'<rect x="{left + 1}" y="42" width="{SIDE - 2}" height="{SIDE}" rx="14"/>'
-            f'<g transform="translate({left} 42)">'
+            f'<text x="{left + SIDE / 2}" y="30" text-anchor="middle">{escape(heading)}</text>'
+            f'<rect x="{left + 1}" y="48" width="{SIDE - 2}" height="{SIDE}" rx="14"/>'
+            f'<g transform="translate({left} 48)">'
         )
         parts += [_path(p, colour) for p, colour in zip(_fit(paths), SCALE_COLOUR, strict=False)]
         parts.append("</g>")
