@@ -107,6 +107,18 @@ def test_the_first_cell_says_the_scale_and_the_first_screen_has_a_figure_to_move
 
 
 @chapters
+def test_the_first_cell_says_on_what_it_runs_and_how_long(path):
+    """``runs_on(SCALE, live="a minute on two cores", paper="...")``, before anything trains."""
+    first = text(cells(path, "code")[0])
+    if 'SCALE = "paper"' in first:  # nothing is trained
+        assert "in seconds" in first
+        return
+    (call,) = calls(path, "runs_on")
+    assert {"live", "paper"} <= {k.arg for k in call.keywords}
+    assert "runs_on(SCALE, " in first
+
+
+@chapters
 def test_cells_are_short(path):
     code = [c for c in cells(path, "code") if "remove-cell" not in tags(c)]
     shown = [lines(c) for c in code if not tags(c) & HIDDEN]
