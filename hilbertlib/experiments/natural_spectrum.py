@@ -3,8 +3,10 @@
 For networks so small that F's factor, one row for each example and class, fits in memory.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 
 import numpy as np
 import torch
@@ -204,6 +206,19 @@ def arithmetic(stage: Stage) -> dict[str, float]:
     return {name: _flops(task) / base for name, task in tasks.items()}
 
 
+def _quietly(function: Callable[[Stage, Tensor], Tensor]) -> Callable[[Stage, Tensor], Tensor]:
+    """Without the warning that torch gives, of itself, when it first makes rules for `jvp`."""
+
+    @wraps(function)
+    def quiet(stage: Stage, vector: Tensor) -> Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return function(stage, vector)
+
+    return quiet
+
+
+@_quietly
 def product(stage: Stage, vector: Tensor) -> Tensor:
     """``F v`` in the open: forward mode, a small matrix for each example, reverse mode."""
     held = {name: p.detach() for name, p in stage.model.named_parameters()}

@@ -44,24 +44,26 @@ def walk(valley: Valley, n: int, names: Sequence[str]) -> tuple[go.Figure, str]:
         margin_r=24,
     )
     x, y = valley.exact
-    angle = np.linspace(0, 2 * np.pi, 73)
+    angle = np.linspace(0, 2 * np.pi, 49)
     ring = np.stack([np.cos(angle), np.sin(angle)]) / np.sqrt(valley.curvature)[:, None]
     full = np.sqrt((valley.curvature * valley.exact**2).sum())
-    rings = [np.append(r * full * ring, [[np.nan], [np.nan]], axis=1) for r in (0.2, 0.4, 0.7, 1.0)]
-    every = np.concatenate(rings, axis=1) + valley.exact[:, None]
-    figure.add_scatter(
-        x=every[0], y=every[1], mode="lines", hoverinfo="skip",
-        line={"color": COLOUR["neutral"], "width": 1},
-    )  # fmt: skip
+    for r in (0.2, 0.4, 0.7, 1.0):
+        level = r * full * ring + valley.exact[:, None]
+        figure.add_scatter(
+            x=level[0], y=level[1], mode="lines", hoverinfo="skip", showlegend=False,
+            line={"color": COLOUR["neutral"], "width": 1},
+        )  # fmt: skip
     figure.add_scatter(
         x=[0, x], y=[0, y], mode="markers+text", text=["no step", "natural step"],
         textposition=["bottom center", "top center"],
         textfont={"color": [COLOUR["neutral"], COLOUR["natural gradient"]]},
         marker={"color": [COLOUR["neutral"], COLOUR["natural gradient"]], "size": [8, 13],
                 "symbol": ["circle", "star"]},
+        showlegend=False,
     )  # fmt: skip
+    shown = [k for k in range(n + 1) if k <= 20 or k % 10 == 0]
     for name in names:
-        path = valley.paths[name][: n + 1]
+        path = valley.paths[name][shown]
         size = [7.0] + [4.0] * (len(path) - 1)
         size[-1] = 11.0
         figure.add_scatter(
@@ -75,8 +77,6 @@ def walk(valley: Valley, n: int, names: Sequence[str]) -> tuple[go.Figure, str]:
     figure.update_yaxes(axis("change, a flat direction", range=[low[1], high[1]]))
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
     figure.update_layout(showlegend=True, legend=legend, margin_t=40)
-    for trace in figure.data[:2]:
-        trace.showlegend = False
     said = " and ".join(f"{valley.missing[name][n]:.1%} from {name}" for name in names)
     steps = "no inner step" if n == 0 else "1 inner step" if n == 1 else f"{n} inner steps"
     return figure, f"After {steps}, still missing of what the natural step gains: {said}."
@@ -127,7 +127,7 @@ def spectrum(found: Spectrum, n: int, damping: float, lam: float = 1.0) -> tuple
 def _missing(record: Record, table: Table) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of steps ``(K,)`` and what is missing ``(seeds, K)``, geometric means over stages."""
     if not table.columns or not table.unique("seed"):
-        return np.array([np.nan]), np.array([[np.nan]])
+        return np.array([]), np.empty((1, 0))
     steps = sorted(table.unique("n"))
     rows = [
         [np.exp(np.mean(np.log(np.maximum(table.where(seed=s, n=n)["missing"], _FLOOR / 10))))
