@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-from .style import SCALE_COLOUR
+from .style import START_COLOUR
 
 SIDE, GAP = 460, 70  # size of one map and the room between the two, in SVG units
 
@@ -39,7 +39,7 @@ def picture(maps: Mapping[str, Sequence[np.ndarray]], alt: str, steps: Sequence[
             f'<rect x="{left + 1}" y="48" width="{SIDE - 2}" height="{SIDE}" rx="14"/>'
             f'<g transform="translate({left} 48)">'
         )
-        parts += [_path(p, colour) for p, colour in zip(_fit(paths), SCALE_COLOUR, strict=False)]
+        parts += [_path(p, colour) for p, colour in zip(_fit(paths), START_COLOUR, strict=False)]
         parts.append("</g>")
     return "".join([*parts, "</svg>"])
 

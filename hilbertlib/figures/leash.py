@@ -90,12 +90,13 @@ def overshoot(
     rates: Sequence[float], ratios: Mapping[str, np.ndarray], lam_eta: float
 ) -> tuple[go.Figure, str]:
     """Distance with a correction over distance without, against ε, for both norms."""
-    colours = {"rms": COLOUR["HCGD"], "squared": COLOUR["natural gradient"]}
+    colours = {"rms": COLOUR["HCGD"], "squared": COLOUR["neutral"]}
     names = {"rms": "the norm", "squared": "its square"}
     lines = [
         Line(
             names[n], rates, r.mean(1), colours[n], r.min(1), r.max(1),
-            label_at=0.3 if n == "rms" else 0.55,
+            label_at=0.17 if n == "rms" else 0.55,
+            label_side="right" if n == "rms" else "above",
         )
         for n, r in ratios.items()
     ]  # fmt: skip

@@ -27,6 +27,8 @@ COLOUR: Mapping[str, str] = {
 CYCLE = ("#3b8bd4", "#d9620f", "#1b9e77", "#8a63c9", "#c2568f", "#a3881c")
 # Between updates, between epochs, from the initialization: no method's colour.
 SCALE_COLOUR = ("#a3881c", "#5f6f86", "#a5533a")
+# Networks that differ in their start alone: no method's colour and no space's.
+START_COLOUR = SCALE_COLOUR
 TIME_SCALE = "Cividis"  # early to late; readable without colour vision
 
 

@@ -10,7 +10,7 @@ from ..experiments.trajectories import apart as columns_of
 from ..experiments.trajectory_controls import seen, unrelated
 from ..records import Record
 from .forgetting import legend_above
-from .style import COLOUR, CYCLE, Line, add_lines, add_paths, axis, layout, panels, rgba
+from .style import COLOUR, START_COLOUR, Line, add_lines, add_paths, axis, layout, panels, rgba
 
 SPACES: Mapping[str, str] = {
     "function": "in function space (L₂)",
@@ -37,6 +37,9 @@ def _stress(record: Record, arm: str, space: str) -> float:
     return float(table["stress"][0])
 
 
+_STARTS = dict(zip(("first", "second", "third"), START_COLOUR, strict=True))
+
+
 def _frame(figure: go.Figure, paths: Sequence[np.ndarray], col: int) -> None:
     """Fix the axes to all that will be drawn, so that the map does not move."""
     points = np.concatenate(paths)
@@ -58,7 +61,7 @@ def moving(record: Record, arm: str, epoch: int) -> tuple[go.Figure, str]:
     )
     for col, space in ((1, "function"), (2, "parameters")):
         paths = _paths(record, arm, space)
-        for path, colour in zip(paths, CYCLE, strict=False):
+        for path, colour in zip(paths, START_COLOUR, strict=False):
             gone = path[: epoch + 1]
             figure.add_scatter(
                 x=path[:, 0], y=path[:, 1], mode="lines", hoverinfo="skip", showlegend=False,
@@ -91,8 +94,8 @@ def maps(record: Record) -> tuple[go.Figure, str]:
     )
     for col, space in ((1, "function"), (2, "parameters")):
         paths = _paths(record, CLEAN, space)
-        named = dict(zip(("first", "second", "third"), paths, strict=False))
-        add_paths(figure, named, col=col)
+        named = dict(zip(_STARTS, paths, strict=False))
+        add_paths(figure, named, col=col, colours=_STARTS)
         _frame(figure, paths, col)
     said = " and ".join(
         f"{_stress(record, CLEAN, space):.2f} for the {word}"
@@ -220,7 +223,7 @@ def two_maps(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> go.Figu
         height=390,
     )
     for col, paths in ((1, left), (2, right)):
-        add_paths(figure, dict(zip(("first", "second", "third"), paths, strict=True)), col=col)
+        add_paths(figure, dict(zip(_STARTS, paths, strict=True)), col=col, colours=_STARTS)
         _frame(figure, paths, col)
     return figure
 
