@@ -16,8 +16,8 @@ from test_repository import tracked
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (".py", ".js", ".mjs", ".css", ".md", ".toml", ".yml", ".ipynb", ".bib", ".cff")
-# A person, an option of Plotly, half of a word, an environment of LaTeX, "n, d" in an einsum.
-NAMES = "shepard,doubleclick,ot,multline,nd"
+# Two people, an option of Plotly, half of a word, an environment of LaTeX, "n, d" in an einsum.
+NAMES = "shepard,teh,doubleclick,ot,multline,nd"
 
 
 def codespell(*arguments: str, stdin: str | None = None) -> list[str]:
