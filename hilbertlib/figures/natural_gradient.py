@@ -124,9 +124,9 @@ def spectrum(found: Spectrum, n: int, damping: float, lam: float = 1.0) -> tuple
 # --- the record of Appendix E -----------------------------------------------------------------
 
 
-def _missing(record: Record, table: Table) -> tuple[np.ndarray, np.ndarray]:
+def _missing(table: Table | None) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of steps ``(K,)`` and what is missing ``(seeds, K)``, geometric means over stages."""
-    if not table.columns or not table.unique("seed"):
+    if table is None or not len(table):
         return np.array([]), np.empty((1, 0))
     steps = sorted(table.unique("n"))
     rows = [
@@ -160,7 +160,7 @@ def proposals(record: Record) -> tuple[go.Figure, str]:
                 table = record["solve"].where(damping=damping) if "solve" in record.tables else None
             else:
                 table = record["inner"].where(arm=name, damping=damping, length="best")
-            n, y = _missing(record, table if table is not None else Table({}))
+            n, y = _missing(table)
             x = np.where(n == 0, ticks[0], n)
             # A mean of what was cut off at the floor would bend up again where seeds part.
             dash = DASH.get(name, "solid")
