@@ -55,11 +55,11 @@ def build_pages(source: Origin | None) -> Path:
     """Build the HTML into ``_build/publish/html``; return the folder of executed notebooks."""
     work = OUT / "work"
     env = dict(os.environ)
-    for name in ("BOOK_REPOSITORY_URL", "BOOK_REPOSITORY_BRANCH"):
-        env.pop(name, None)
+    env.pop("BOOK_REPOSITORY_URL", None)
     if source:
-        env |= {"BOOK_REPOSITORY_URL": source.repository, "BOOK_REPOSITORY_BRANCH": "colab"}
-    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", "book"]
+        env["BOOK_REPOSITORY_URL"] = source.repository
+    program = "from jupyter_book.cli.main import main; main()"  # as its own script has it
+    command = [sys.executable, "-c", program, "build", "book"]
     options = [
         "--config",
         "_config.yml",
@@ -69,7 +69,8 @@ def build_pages(source: Origin | None) -> Path:
         str(work),
     ]
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
-    checks = ["-W", "-n", "--keep-going"]
+    checks = ["--all", "-W", "-n", "--keep-going"]  # pages of another address are not up to date
+    shutil.rmtree(work / "_build" / "html", ignore_errors=True)
     subprocess.run([*command, *options, *checks], cwd=ROOT, env=env, check=True)
     shutil.rmtree(OUT / "html", ignore_errors=True)
     shutil.copytree(work / "_build" / "html", OUT / "html")
