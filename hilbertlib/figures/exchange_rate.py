@@ -1,6 +1,7 @@
 """Figures of chapter 4: distances in one space against those in the other, and their ratio."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import plotly.graph_objects as go
@@ -86,21 +87,21 @@ def ratio(record: Record, arm: str = "Fig. 2") -> tuple[go.Figure, str]:
     runs = list(walks(record, arm).values())
     epochs = runs[0].epochs
     lines = [
-        _band(NAMES[s], epochs, [w.ratio(s) for w in runs], SCALE_COLOUR[i])
+        replace(
+            _band(NAMES[s], epochs, [w.ratio(s) for w in runs], SCALE_COLOUR[i]),
+            label_at=(0.5, 0.8, 0.5)[i],
+        )
         for i, s in enumerate(SCALES)
     ]
     figure.update_yaxes(axis("L₂ for a unit of ℓ₂", type="log"), row=1, col=1)
     figure.update_yaxes(axis("share wrong", tickformat=".0%", rangemode="tozero"), row=1, col=2)
     for col in (1, 2):
         figure.update_xaxes(axis("epoch"), row=1, col=col)
-    add_lines(figure, lines, labels=False)
+    add_lines(figure, lines)
     add_lines(
         figure, [_band("test error", epochs, [w.error for w in runs], COLOUR["neutral"])],
         row=1, col=2, labels=False,
     )  # fmt: skip
-    figure.update_layout(
-        showlegend=True, legend={"orientation": "h", "y": 1.12, "yanchor": "bottom", "x": 0}
-    )
     first, last = (np.mean([w.ratio("updates")[k] for w in runs]) for k in (0, -1))
     text = (
         f"{len(runs)} seed{'s' if len(runs) > 1 else ''}: between updates the ratio goes from "

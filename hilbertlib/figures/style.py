@@ -123,8 +123,8 @@ def add_lines(
             row=row,
             col=col,
         )
-        if labels and len(x):
-            at = round(line.label_at * (len(x) - 1))
+        at = round(line.label_at * (len(x) - 1))
+        if labels and len(x) and np.isfinite([x[at], y[at]]).all():
             log_x = figure.layout[f"xaxis{index}"].type == "log"
             log_y = figure.layout[f"yaxis{index}"].type == "log"
             figure.add_annotation(

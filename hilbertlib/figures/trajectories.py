@@ -37,6 +37,7 @@ def _stress(record: Record, arm: str, space: str) -> float:
     return float(table["stress"][0])
 
 
+_BESIDE = {CLEAN: "above", SHUFFLED: "left"}  # where a curve's name stands
 _STARTS = dict(zip(("first", "second", "third"), START_COLOUR, strict=True))
 
 
@@ -168,18 +169,16 @@ def late(record: Record) -> tuple[go.Figure, str]:
             for s in runs.unique("seed")
         ] or [x]
         y = np.arange(1, len(trained[0]) + 1)
-        dash = _DASH[arm]
-        add_lines(figure, [_over_seeds(functions, x, short, OF_SPACE["function"], dash=dash)],
-                  labels=False)  # fmt: skip
-        add_lines(figure, [_over_seeds(trained, y, short, COLOUR["neutral"], dash=dash)],
-                  col=2, labels=False)  # fmt: skip
+        left = {"dash": _DASH[arm], "label_at": 0.8, "label_side": _BESIDE[arm]}
+        right = {"dash": _DASH[arm], "label_at": 0.6, "label_side": "below"}
+        add_lines(figure, [_over_seeds(functions, x, short, OF_SPACE["function"], **left)])
+        add_lines(figure, [_over_seeds(trained, y, short, COLOUR["neutral"], **right)], col=2)
         if triples:
             end = np.mean([c["function"][-1] for c in triples])
             said.append(f"{end:.2f} apart with labels {short}")
     figure.update_xaxes(axis("epoch"))
     figure.update_yaxes(axis("distance (L₂)", rangemode="tozero"), row=1, col=1)
     figure.update_yaxes(axis("", tickformat=".0%", range=[0, 1.02]), row=1, col=2)
-    legend_above(figure)
     return figure, f"At the end: {'; '.join(said)}."
 
 
