@@ -138,6 +138,7 @@ def kernel(python: Path, folder: Path, address: str, clone: Path) -> Path:
             "GIT_CONFIG_KEY_0": f"url.file://{clone}.insteadOf",
             "GIT_CONFIG_VALUE_0": address,
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # the debugger's warning is not the book's
         },
     }
     (spec / "kernel.json").write_text(json.dumps(about))
@@ -164,7 +165,6 @@ def run(path: Path, python: Path, folder: Path, clone: Path, timeout: int = 900)
     before = freeze(python)
     at = folder / "content"
     at.mkdir()
-    # nbclient would render the widgets' state; here only the kernel's side matters.
     notebook.cells.append(nbformat.v4.new_code_cell(DRIVE, id="drive"))
     jupyter = kernel(python, folder / "jupyter", address_of(notebook), clone)
     clean = {k: os.environ.pop(k) for k in ("HILBERT_BOOK", "HILBERT_DATA") if k in os.environ}

@@ -40,6 +40,8 @@ def test_it_runs_in_an_empty_folder_and_its_controls_raise_nothing(path, python,
         f"the cells); {len(run.moved)} controls at {sum(run.moved.values())} values in "
         f"{run.controls:.0f} s{'; stderr: ' + run.warnings[:300] if run.warnings else ''}"
     )
+    found = "from hilbertlib.claims import records_in; assert records_in('records')"
+    subprocess.run([str(python), "-c", found], cwd=tmp_path, check=True)
     sources = "".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
     assert len(run.moved) >= sources.count("\nexplore(")
 

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import ipywidgets as widgets
 import nbformat
 import pytest
 
 from publishing import __main__ as command
+from publishing import hosted
 from publishing.citations import Citations
 from publishing.labels import Label, Labels, of_the_book, pages, read, source_of
 from publishing.notebooks import Origin, glued_values, install_cell, publish
@@ -367,6 +369,59 @@ def test_glued_values_are_read_from_outputs_or_from_what_the_build_kept(tmp_path
     kept = {"n": {"data": {"text/plain": "3"}}}
     (tmp_path / "p.glue.json").write_text(json.dumps(kept))
     assert glued_values(notebook, tmp_path, "p") == {"share": "0.5", "n": "3"}
+
+
+@pytest.fixture
+def driven(monkeypatch):
+    """Moves every control that is made, as a hosted machine's test does; returns what was moved."""
+    monkeypatch.setattr(widgets.Output, "__exit__", widgets.Output.__exit__)
+    monkeypatch.setattr(widgets.widgets.widget, "_instances", {})
+    return lambda: exec(hosted.DRIVE, {})
+
+
+def test_every_control_is_moved_over_its_whole_range_and_put_back(driven, capsys):
+    seen: dict[str, list] = {}
+    made = [
+        widgets.IntSlider(1, 0, 3, description="whole"),
+        widgets.FloatSlider(0.5, min=0.0, max=1.0, step=0.25, description="real"),
+        widgets.SelectionSlider(options=[("a", 10), ("b", 20)], description="choice"),
+        widgets.Checkbox(True, description="box"),
+    ]
+    for control in made:
+        values = seen.setdefault(control.description, [])
+        control.observe(lambda change, values=values: values.append(change["new"]), "value")
+    pressed = []
+    button = widgets.Button()
+    button.on_click(pressed.append)
+    driven()
+    assert seen["whole"] == [0, 1, 2, 3, 1]
+    assert seen["real"] == [0.0, 0.25, 0.5, 0.75, 1.0, 0.5]
+    assert seen["choice"] == [20, 10]
+    assert seen["box"] == [False, True]
+    assert pressed == [button]
+    moved = json.loads(capsys.readouterr().out.removeprefix("DROVE"))
+    assert sorted(moved.values()) == [2, 2, 4, 5]
+
+
+def test_what_a_callback_raises_inside_of_an_output_is_raised(driven):
+    out, pick = widgets.Output(), widgets.IntSlider(min=0, max=3)
+
+    def move(change):
+        with out:
+            1 / (change["new"] - 2)
+
+    pick.observe(move, "value")
+    with pytest.raises(ZeroDivisionError):
+        driven()
+
+
+def test_the_hosted_machine_reads_the_address_of_the_first_cell():
+    cell = nbformat.v4.new_code_cell(install_cell(ORIGIN, None))
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    assert hosted.address_of(notebook) == ORIGIN.repository
+    notebook.cells[0].source = "import torch"
+    with pytest.raises(ValueError, match="the first cell installs nothing: 'import torch'"):
+        hosted.address_of(notebook)
 
 
 def test_the_code_of_the_publisher_names_no_other_distribution():
