@@ -143,6 +143,7 @@ def page_context(app: Sphinx, pagename, templatename, context, doctree) -> None:
     """Give each page the scripts it needs and no others."""
     body = context.get("body", "")
     app.add_css_file("book.css")
+    app.add_css_file("print.css", media="print")
     app.add_js_file("book.js", loading_method="defer")
     if "hilbert-lab" in body:
         app.add_css_file("lab.css")

@@ -1,5 +1,5 @@
 // The page's building blocks: elements, sliders and choices, each with its label, by keyboard like any form.
-import { CONTROLS } from "./settings.js";
+import { CONTROLS, controlsOf } from "./settings.js";
 
 /** An element: h("p", {class: "x", onclick: f}, "text", child). */
 export function h(tag, attributes = {}, ...children) {
@@ -20,6 +20,10 @@ export function showValue(id, value) {
   if (control.percent) return `${Math.round(100 * value)}%`;
   return control.unit ? `${value} ${control.unit}` : String(value);
 }
+
+/** Every setting that a run depends on, as a sentence: "λ strength 1, ε step size 0.1, …". */
+export const settingsText = (settings) => controlsOf(settings.tab).filter((id) => id !== "speed")
+  .map((id) => `${[CONTROLS[id].symbol, CONTROLS[id].label].filter(Boolean).join(" ")} ${showValue(id, settings[id])}`).join(", ");
 
 /** Position of the slider for a value that may lie between two of its values. */
 function nearest(grid, value) {

@@ -4,7 +4,7 @@ import { Run, findCause } from "./run.js";
 import { decodeDigits } from "./tasks.js";
 import { GUIDES } from "./guides.js";
 import { makeGuidePanel } from "./guidepanel.js";
-import { h, makeControl, makeTabs, showValue } from "./controls.js";
+import { h, makeControl, makeTabs, settingsText, showValue } from "./controls.js";
 import { chartsOf, numberText, numbersOf, stylesOf, summarize } from "./words.js";
 import { drawChart, drawDigits, drawMap, drawSurface, readPalette, surfaceValues } from "./draw.js";
 
@@ -56,6 +56,7 @@ export class Laboratory {
       : options.link ? (this.linkOut = h("a", { class: "hl-link", href: options.link }, "Open in the laboratory")) : null;
     this.shared = h("input", { class: "hl-address", readonly: true, hidden: true, "aria-label": "Link to this run" });
     this.status = h("p", { class: "hl-status", role: "status", "aria-live": "polite" });
+    this.paper = h("p", { class: "hl-paper" }); // shown in print alone
     this.notes = h("div", { class: "hl-notes" });
     this.guideBox = h("section", { class: "hl-guide", hidden: true, "aria-labelledby": `${prefix}-guide` });
     this.viewBox = h("div", { class: "hl-views" });
@@ -78,7 +79,7 @@ export class Laboratory {
       this.tabs.length > 1 || share ? h("div", { class: "hl-head" }, this.tabs.length > 1 ? this.tabList.element : h("span"),
         h("span", { class: "hl-more" }, options.compact || options.guides === false ? null
           : button("Experiments", () => this.guideList.scrollIntoView({ block: "end", behavior: this.calm.matches ? "auto" : "smooth" }), { class: "hl-button hl-quiet hl-wide" }), share)) : null,
-      this.shared, this.notes, this.status, this.guideBox, this.panel, options.compact || options.guides === false ? null : this.guideList);
+      this.shared, this.notes, this.status, this.paper, this.guideBox, this.panel, options.compact || options.guides === false ? null : this.guideList);
     // JupyterLab would take the arrow keys from the sliders.
     this.shell.addEventListener("keydown", (event) => event.stopPropagation());
     this.root.style.overflow = "visible"; // a scrolling output would hold the dock where it is
@@ -107,6 +108,14 @@ export class Laboratory {
     const theme = new MutationObserver(themed);
     theme.observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme", "theme", "class"] });
     theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
+    const onPaper = () => {
+      this.paper.textContent = `Printed at step ${this.run.step.toLocaleString("en")}: ${settingsText(this.run.settings)}.`;
+      this.palette = null;
+      this.dirty = true;
+      this.paint(performance.now()); // at once: a browser does not wait here
+    };
+    addEventListener("beforeprint", onPaper);
+    this.cleanups.push(() => removeEventListener("beforeprint", onPaper));
     const dark = matchMedia("(prefers-color-scheme: dark)");
     dark.addEventListener("change", themed);
     this.cleanups.push(() => this.resizes.disconnect(), () => seen.disconnect(), () => theme.disconnect(), () => dark.removeEventListener("change", themed));

@@ -5,6 +5,7 @@ import http.server
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,20 @@ def book_pages() -> list[str]:
     aside = {"genindex.html", "search.html", "py-modindex.html"}
     names = (p.relative_to(HTML).as_posix() for p in HTML.rglob("*.html"))
     return sorted(n for n in names if n not in aside and not n.startswith("_"))
+
+
+def _wait_for_function(
+    page: Page, expression: str, *, arg: object = None, timeout: float = 30_000, **_: object
+) -> None:
+    """Playwright's own lets the page evaluate a text, which the pages' policy refuses."""
+    end = time.monotonic() + timeout / 1000
+    while not page.evaluate(expression, arg):
+        if time.monotonic() > end:
+            raise TimeoutError(f"after {timeout / 1000:.0f} s still not: {expression}")
+        page.wait_for_timeout(20)
+
+
+Page.wait_for_function = _wait_for_function
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
