@@ -65,7 +65,8 @@
   const projected = (layout, figure) => {
     if (!figure.matches(":target")) return layout;
     const rest = figure.clientHeight - figure.querySelector(".book-plot").clientHeight;
-    return { ...layout, height: Math.max(layout.height ?? 400, window.innerHeight - rest - 24), font: { ...layout.font, size: 18 } };
+    const annotations = layout.annotations?.map((a) => ({ ...a, font: { ...a.font, size: 18 } }));
+    return { ...layout, annotations, height: Math.max(layout.height ?? 400, window.innerHeight - rest - 24), font: { ...layout.font, size: 18 } };
   };
 
   // Typed arrays written as base64 by Plotly's Python library are decoded by Plotly itself, so a
