@@ -200,8 +200,8 @@ def test_the_claims_hold_where_they_should():
 @pytest.mark.parametrize(
     ("claim", "changed"),
     [
-        ("book-seq-dearer", {"portions": {8: (0.5, 1.0, 0.8)}}),
-        ("book-seq-proxy", {"portions": {8: (0.8, 0.75, 0.8)}}),
+        ("guess-seq-dearer", {"portions": {8: (0.5, 1.0, 0.8)}}),
+        ("guess-seq-proxy", {"portions": {8: (0.8, 0.75, 0.8)}}),
         ("guess-seq-clip", {"longest": {"SGD+HC, not clipped": 1.1}}),
         ("guess-seq-order", {"held": {POSTS[1]: 0.86}}),
         ("guess-seq-black", {"held": {POSTS[2]: 0.8}}),

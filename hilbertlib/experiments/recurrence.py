@@ -6,7 +6,7 @@ chapter's size, update by update.
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -176,7 +176,7 @@ def in_portions(data: Dataset, portion: int) -> Dataset:
 def walk(
     name: str, seed: int, config: Config, arm: str = "SGD", portion: int = 1, measured: int = 100
 ) -> Walk:
-    """Train the LSTM and measure each update, on the first held-out images."""
+    """Train the LSTM and measure each update, on so many held-out images."""
     started = time.perf_counter()
     data = in_portions(sequences(config, seed), portion)
     model = network(config, data, seed)
@@ -214,31 +214,39 @@ def portions(
     """SGD on the same pixels in portions of these sizes: a run for each seed."""
     work = [(size, seed) for size in sizes for seed in seeds]
     found = _side_by_side(
-        [delayed(_alone)(f"portions of {k}", s, config, "SGD", k) for k, s in work], jobs
+        [delayed(_alone)(walk, f"portions of {k}", s, config, "SGD", k) for k, s in work], jobs
     )
     return {k: [w for (size, _), w in zip(work, found, strict=True) if size == k] for k in sizes}
 
 
 def rules(seeds: Sequence[int], config: Config = STEEP, jobs: int = -1) -> dict[str, list[Walk]]:
-    """SGD with clipping, without, and with one correction in its place: a run for each seed."""
+    """SGD with clipping, without, and with one correction in its place: a run for each seed.
+
+    Only the lengths in parameters are meant to be used: functions are measured on one image.
+    """
     work = [(name, seed) for name in RULES for seed in seeds]
-    found = _side_by_side(
-        [
-            delayed(_alone)(name, s, replace(config, clip_norm=RULES[name][1]), RULES[name][0], 1)
-            for name, s in work
-        ],
-        jobs,
-    )
+    calls = []
+    for name, seed in work:
+        arm, clip = RULES[name]
+        one = replace(config, clip_norm=clip)
+        calls.append(delayed(_alone)(walk, name, seed, one, arm, measured=1))
+    found = _side_by_side(calls, jobs)
     return {name: [w for w in found if w.name == name] for name in RULES}
 
 
-def _side_by_side(calls: list[Any], jobs: int) -> list[Walk]:
+def posts(seeds: Sequence[int], jobs: int = -1) -> dict[int, dict[str, float]]:
+    """:func:`held` for each seed."""
+    found = _side_by_side([delayed(_alone)(held, seed) for seed in seeds], jobs)
+    return dict(zip(seeds, found, strict=True))
+
+
+def _side_by_side(calls: list[Any], jobs: int) -> list[Any]:
     return list(Parallel(n_jobs=jobs)(calls))
 
 
-def _alone(name: str, seed: int, config: Config, arm: str, portion: int) -> Walk:
+def _alone(measure: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     torch.set_num_threads(1)  # the runs share the cores among themselves
-    return walk(name, seed, config, arm, portion)
+    return measure(*arguments, **keywords)
 
 
 # --- a leash tied to another order -----------------------------------------------------------
@@ -304,7 +312,7 @@ def _one_step(
 def with_rates(record: Record, config: Config, more: Sequence[int], jobs: int = -1) -> Record:
     """A record of Figure 6 with SGD at ε + kη beside it, for the k in ``more``, from its seeds."""
     work = [(f"SGD at ε + {k}η", seed) for k in more for seed in record.seeds]
-    done = Parallel(n_jobs=jobs)(delayed(_measured)(config, arm, seed) for arm, seed in work)
+    done = _side_by_side([delayed(_alone)(_measured, config, *cell) for cell in work], jobs)
     tables = {
         name: Table.from_rows([*record[name].rows(), *(row for rows in done for row in rows[name])])
         for name in ("curve", "runs")
@@ -313,7 +321,6 @@ def with_rates(record: Record, config: Config, more: Sequence[int], jobs: int = 
 
 
 def _measured(config: Config, arm: str, seed: int) -> dict[str, list[dict[str, Any]]]:
-    torch.set_num_threads(1)
     found = hcgd_sequences.measure(config, arm, seed)
     return {name: [{"arm": arm, "seed": seed, **row} for row in found[name]] for name in found}
 
@@ -379,8 +386,8 @@ def _held_less(record: Record, post: str) -> list[float]:
 
 CLAIMS = (
     Claim(
-        id="book-seq-dearer",
-        where="this chapter",
+        id="guess-seq-dearer",
+        where="our guess",
         sentence="Used eight times, the same kind of network moves further for a unit of weights.",
         reading="median exchange rate over the last quarter of the updates, digits read in eight "
         "portions over digits read at once",
@@ -391,8 +398,8 @@ CLAIMS = (
         margin=1.5,
     ),
     Claim(
-        id="book-seq-proxy",
-        where="this chapter",
+        id="guess-seq-proxy",
+        where="our guess",
         sentence="And its exchange rate changes more while it trains.",
         reading="standard deviation of the rate's logarithm over the updates, eight portions less "
         "one",

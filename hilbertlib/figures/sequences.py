@@ -39,27 +39,27 @@ def memory(w: float, seed: int = 3) -> tuple[go.Figure, str]:
     add_lines(
         figure,
         [
-            Line("w", time, states(w, x), other, width=4, label_at=0.5),
-            Line("w + 0.01", time, states(w + NUDGE, x), colour, width=2, label_at=0.8),
+            Line("before", time, states(w, x), other, width=4, label_at=0.5),
+            Line("after", time, states(w + NUDGE, x), colour, width=2, label_at=0.8),
         ],
-        labels=False,
     )
     tied = [float(np.linalg.norm((w + NUDGE) ** np.arange(t) - w ** np.arange(t))) for t in time]
     untied = NUDGE * untied_rates(w, STEPS)
     add_lines(
         figure,
         [
-            Line("one weight, used at every step", time[1:], tied[1:], colour),
-            Line("a weight for each step", time[1:], untied[1:], COLOUR["SGD"]),
+            Line("used at every step", time[1:], tied[1:], colour, label_at=0.3, label_side="left"),
+            Line(
+                "a weight for each step", time[1:], untied[1:], COLOUR["SGD"],
+                label_at=0.5, label_side="below",
+            ),
         ],
         col=2,
-        labels=False,
-    )
+    )  # fmt: skip
     figure.update_xaxes(axis("inputs read"), row=1, col=1)
     figure.update_yaxes(axis("state h"), row=1, col=1)
     figure.update_xaxes(axis("inputs read, T", type="log", **_TICKS), row=1, col=2)
     figure.update_yaxes(axis("L₂", type="log", range=[-3.2, 3.2]), row=1, col=2)
-    _legend(figure)
     rate = tied[-1] / NUDGE
     text = (
         f"w = {w:g}: after {STEPS} inputs a nudge of {NUDGE:g} has moved the function by "
@@ -96,8 +96,17 @@ def portions(read: Mapping[int, Sequence[Walk]], portion: int) -> tuple[go.Figur
     start = float(np.median(some.rates[:20]))
     add_lines(
         figure,
-        [Line("the rate of the start", ends, start * ends, COLOUR["neutral"], dash="dot")],
-        labels=False,
+        [
+            Line(
+                "the rate of the start",
+                ends,
+                start * ends,
+                COLOUR["neutral"],
+                dash="dot",
+                label_at=1,
+                label_side="left",
+            )
+        ],
     )
     figure.update_xaxes(
         axis("ℓ₂", type="log", range=np.log10([low, high]).tolist(), **_TICKS), row=1, col=1
@@ -110,11 +119,9 @@ def portions(read: Mapping[int, Sequence[Walk]], portion: int) -> tuple[go.Figur
             _rate_line("read in these steps", walks, COLOUR["HCGD"]),
         ],
         col=2,
-        labels=False,
     )
     figure.update_xaxes(axis("epoch"), row=1, col=2)
     figure.update_yaxes(axis("L₂ / ℓ₂", type="log", range=[-1.7, 0.6], **_TICKS), row=1, col=2)
-    _legend(figure)
     steps = pixels // portion
     said = "1 step" if steps == 1 else f"{steps} steps"
     text = (
@@ -128,7 +135,11 @@ def portions(read: Mapping[int, Sequence[Walk]], portion: int) -> tuple[go.Figur
 def _rate_line(name: str, walks: Sequence[Walk], colour: str) -> Line:
     epochs = len(walks[0].accuracy)
     y = np.array([[np.median(part) for part in np.array_split(w.rates, epochs)] for w in walks])
-    return Line(name, np.arange(1, epochs + 1), y.mean(0), colour, y.min(0), y.max(0))
+    side = "below" if colour == COLOUR["neutral"] else "above"
+    return Line(
+        name, np.arange(1, epochs + 1), y.mean(0), colour, y.min(0), y.max(0),
+        label_at=0.65, label_side=side,
+    )  # fmt: skip
 
 
 def cliff(problem: OneWeight, w: float, grid: Sequence[float]) -> tuple[go.Figure, str]:
@@ -206,7 +217,7 @@ def race(record: Record) -> tuple[go.Figure, str]:
         "moves to the right.",
         height=430,
     )
-    found = {arm: _curves(record, arm) for arm in RACE}
+    found = {arm: accuracy(record, arm) for arm in RACE}
     for col in (1, 2):
         lines = []
         for arm, y in found.items():
@@ -349,7 +360,7 @@ def posts(record: Record) -> go.Figure:
     return figure
 
 
-def _curves(record: Record, arm: str) -> np.ndarray:
+def accuracy(record: Record, arm: str) -> np.ndarray:
     """Test accuracy by epoch, ``(seeds, epochs)``."""
     table = record["curve"].where(arm=arm)
     rows = [table.where(seed=s)["test_accuracy"] for s in table.unique("seed")]
@@ -377,9 +388,8 @@ def _dash(arm: str) -> str:
 
 
 def _legend(figure: go.Figure) -> None:
-    figure.update_layout(
-        showlegend=True, legend={"orientation": "h", "y": 1.12, "yanchor": "bottom", "x": 0}
-    )
+    legend = {"orientation": "h", "y": 1.1, "yanchor": "bottom", "x": 0}
+    figure.update_layout(showlegend=True, legend=legend, margin_t=96)
     for trace in figure.data:
         if trace.showlegend is None:
             trace.showlegend = bool(trace.meta and trace.meta.get("legend"))
