@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..data import Dataset
 from ..distance import l2_distance
-from ..models import mlp, probabilities, seeded
+from ..models import mlp, seeded
 from ..training import History, Progress, accuracy, batches
 from ..trajectory import Movement
 from .contenders import Knobs, cost, stepper
@@ -109,8 +109,8 @@ def run(data: Dataset, method: str, lr: float, seed: int, config: Config, upto: 
     """
     model = network(config, data, seed)
     step = stepper(method, model, lr, config)
-    moved = Movement(model, data.x_test)
-    first = probabilities(model, data.x_test)
+    moved = Movement(model, data.x_test, function=_probabilities)
+    first = _probabilities(model, data.x_test)
     epoch = per_epoch(config, data)
     # Early, while much happens, then once an epoch; and where the compute of others is used up.
     due = {0, 1, 2, 4, 8, *range(0, upto, epoch), steps(config, data, method, COMPUTE), upto}
@@ -122,8 +122,14 @@ def run(data: Dataset, method: str, lr: float, seed: int, config: Config, upto: 
         if k in due:
             marks.append(k)
             right.append(accuracy(model, data.x_test, data.y_test))
-    start = float(l2_distance(probabilities(model, data.x_test), first))
+    start = float(l2_distance(_probabilities(model, data.x_test), first))
     return Run(np.array(moved.l2), np.array(moved.parameter), marks, right, start)
+
+
+@torch.no_grad()
+def _probabilities(model: nn.Module, x: Tensor) -> Tensor:
+    """Softmax outputs of a network that is the same in training: at every step, time counts."""
+    return model(x).softmax(dim=1)
 
 
 def _batches(
