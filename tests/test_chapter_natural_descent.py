@@ -290,7 +290,7 @@ def test_the_walk_and_the_spectrum(stage, spectrum):
     check_colours(figure)
     assert f"{valleys[0.1].missing['SGD'][5]:.1%} from SGD" in text
     sgd = next(t for t in figure.data if t.name == "SGD")
-    np.testing.assert_allclose(np.c_[sgd.x, sgd.y], valleys[0.1].paths["SGD"][:6])
+    np.testing.assert_allclose(np.c_[sgd.y, sgd.x], valleys[0.1].paths["SGD"][:6])
     check_moves([draw.spectrum(spectrum, n, d) for n in (0, 1, 10) for d in (0.1, 0.01)])
     figure, text = draw.spectrum(spectrum, 1, 0.1)
     assert "100% of the step along the steepest" in text  # η is its inverse

@@ -28,8 +28,8 @@ from .runner import dataset
 Rows = list[dict[str, Any]]
 DRAWS = (1, 10, 100)
 KINDS = (
-    "true", *(f"sampled, {n}" for n in DRAWS), "empirical", "outputs (squared L₂)",
-    "logits", "noise for images", "one gradient",
+    "true", *(f"sampled, {n}" for n in DRAWS), "empirical", "L₂² of probabilities",
+    "L₂² of logits", "noise for images", "one gradient",
 )  # fmt: skip
 INPUTS = ("pixels", "centred", "whitened", "BatchNorm")
 STEPS = (0, 1, 2, 5, 10)
@@ -112,9 +112,9 @@ def _operator(stage: Stage, kind: str, random: torch.Generator) -> tuple[Any, fl
     options: dict[str, Any] = {}
     if kind == "noise for images":
         x = torch.rand(x.shape, generator=random).to(x)
-    elif kind == "logits":
+    elif kind == "L₂² of logits":
         options = {"likelihood": "gaussian"}
-    elif kind.startswith("outputs"):
+    elif kind == "L₂² of probabilities":
         model, options = nn.Sequential(stage.model, nn.Softmax(dim=1)), {"likelihood": "gaussian"}
     elif kind == "empirical":
         options = {"kind": "empirical", "targets": stage.y}

@@ -54,7 +54,7 @@ class Spectrum:
         return self.vectors @ delta
 
     def exact(self, lam: float, damping: float) -> Tensor:
-        """The natural update along each eigenvector: ``−J_k / (λ (μ_k + damping))``."""
+        """The natural update along each eigenvector: ``−J_k / (λ (κ_k + damping))``."""
         return -self.gradient / (lam * (self.values + damping))
 
     def eta(self, lam: float, damping: float) -> float:
@@ -64,7 +64,7 @@ class Spectrum:
     def after(self, start: Tensor, n: int, lam: float, damping: float) -> Tensor:
         """The inner loop after n steps, along each eigenvector, without running it.
 
-        What is missing along the k-th shrinks by ``1 − η λ (μ_k + damping)`` in each step.
+        What is missing along the k-th shrinks by ``1 − η λ (κ_k + damping)`` in each step.
         """
         exact = self.exact(lam, damping)
         kept = 1 - self.eta(lam, damping) * lam * (self.values + damping)
@@ -175,7 +175,7 @@ def made(spectrum: Spectrum, n: int, damping: float, lam: float = 1.0) -> np.nda
 def slope_left(spectrum: Spectrum, n: int) -> float:
     """|Slope of the cost| over |J| after n inner steps from no step, without damping.
 
-    Along an eigenvector it shrinks by ``1 − μ_k / μ_max`` in each step; where F is zero, never.
+    Along an eigenvector it shrinks by ``1 − κ_k / κ_max`` in each step; where F is zero, never.
     """
     j = spectrum.stage.gradient
     outside = (j @ j - spectrum.gradient.square().sum()).clamp(min=0)
@@ -227,11 +227,11 @@ def product(stage: Stage, vector: Tensor) -> Tensor:
     def network(parameters: dict[str, Tensor]) -> Tensor:
         return functional_call(stage.model, parameters, (stage.x,))
 
-    z, u = jvp(network, (held,), (tangent,))[:2]  # u = J v, one row an example
+    z, u = jvp(network, (held,), (tangent,))[:2]  # u = Z v, one row an example
     p = z.softmax(dim=1)
     u = p * (u - (p * u).sum(dim=1, keepdim=True))  # (diag p - p pᵀ) u
     pull = vjp(network, held)[1]
-    return stage.fisher.flatten(pull(u / len(u))[0].values())  # Jᵀ u / N
+    return stage.fisher.flatten(pull(u / len(u))[0].values())  # Zᵀ u / N
 
 
 def _flops(task: Callable[[], object]) -> int:

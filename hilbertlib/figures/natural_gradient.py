@@ -15,7 +15,7 @@ OF_START: Mapping[str, str] = {
     "RMSprop": "#a3881c",
     "Adagrad": "#a5533a",
     DIAGONAL: COLOUR["neutral"],
-    "conjugate gradients": COLOUR["natural gradient"],
+    "solve by CG": COLOUR["natural gradient"],
 }
 DASH: Mapping[str, str] = {"Adagrad": "dot", DIAGONAL: "dash"}
 BANDS: Mapping[str, str] = {
@@ -43,18 +43,18 @@ def walk(valley: Valley, n: int, names: Sequence[str]) -> tuple[go.Figure, str]:
         ),
         margin_r=24,
     )
-    x, y = valley.exact
+    steep, flat = valley.exact
     angle = np.linspace(0, 2 * np.pi, 49)
     ring = np.stack([np.cos(angle), np.sin(angle)]) / np.sqrt(valley.curvature)[:, None]
     full = np.sqrt((valley.curvature * valley.exact**2).sum())
     for r in (0.2, 0.4, 0.7, 1.0):
         level = r * full * ring + valley.exact[:, None]
         figure.add_scatter(
-            x=level[0], y=level[1], mode="lines", hoverinfo="skip", showlegend=False,
+            x=level[1], y=level[0], mode="lines", hoverinfo="skip", showlegend=False,
             line={"color": COLOUR["neutral"], "width": 1},
         )  # fmt: skip
     figure.add_scatter(
-        x=[0, x], y=[0, y], mode="markers+text", text=["no step", "natural step"],
+        x=[0, flat], y=[0, steep], mode="markers+text", text=["no step", "natural step"],
         textposition=["bottom center", "top center"],
         textfont={"color": [COLOUR["neutral"], COLOUR["natural gradient"]]},
         marker={"color": [COLOUR["neutral"], COLOUR["natural gradient"]], "size": [8, 13],
@@ -67,14 +67,14 @@ def walk(valley: Valley, n: int, names: Sequence[str]) -> tuple[go.Figure, str]:
         size = [7.0] + [4.0] * (len(path) - 1)
         size[-1] = 11.0
         figure.add_scatter(
-            x=path[:, 0], y=path[:, 1], name=name, mode="lines+markers", meta={"legend": True},
+            x=path[:, 1], y=path[:, 0], name=name, mode="lines+markers", meta={"legend": True},
             line={"color": OF_START[name], "width": 2}, marker={"size": size}, showlegend=True,
         )  # fmt: skip
     reach = np.abs(ring).max(axis=1) * full
-    low = np.minimum(valley.exact - 0.45 * reach, -0.08)
-    high = np.maximum(valley.exact + 0.55 * reach, 0.5)
-    figure.update_xaxes(axis("change of parameters, a steep direction", range=[low[0], high[0]]))
-    figure.update_yaxes(axis("change, a flat direction", range=[low[1], high[1]]))
+    tops = [path[0, 0] for path in valley.paths.values()]
+    figure.update_xaxes(axis("along a flat direction", range=[-0.06 * flat, flat + 0.6 * reach[1]]))
+    # One scale on both axes, or the valley would not look like one.
+    figure.update_yaxes(axis("along a steep one", range=[-0.1, 1.2 * max(tops)], scaleanchor="x"))
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
     figure.update_layout(showlegend=True, legend=legend, margin_t=40)
     said = " and ".join(f"{valley.missing[name][n]:.1%} from {name}" for name in names)
@@ -109,8 +109,8 @@ def spectrum(found: Spectrum, n: int, damping: float, lam: float = 1.0) -> tuple
         hovertemplate="eigenvalue %{x:.2g}: %{y:.0%}<extra></extra>",
     )  # fmt: skip
     figure.add_scatter(
-        x=[damping] * 2, y=[-0.03, 1.05], mode="lines+text", text=["", "damping"],
-        textposition="bottom right", line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5},
+        x=[damping] * 2, y=[-0.03, 1.05], mode="lines+text", text=["damping", ""],
+        textposition="top right", line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5},
     )  # fmt: skip
     lost = float((gain * (1 - share) ** 2).sum() / gain.sum())
     flat = share[values < damping / 2]
@@ -155,28 +155,30 @@ def proposals(record: Record) -> tuple[go.Figure, str]:
     for col, damping in enumerate(dampings, 1):
         lines = []
         for name, colour in OF_START.items():
-            solve = name == "conjugate gradients"
+            solve = name == "solve by CG"
             if solve:
                 table = record["solve"].where(damping=damping) if "solve" in record.tables else None
             else:
                 table = record["inner"].where(arm=name, damping=damping, length="best")
             n, y = _missing(table)
             x = np.where(n == 0, ticks[0], n)
-            # A mean of what was cut off at the floor would bend up again where seeds part.
             dash = DASH.get(name, "solid")
             middle = np.exp(np.log(y).mean(0))
-            lines.append(Line(name, x, middle, colour, y.min(0), y.max(0), dash))
             if name in PROPOSALS and few in n:
                 said.append(f"{name} {middle[list(n).index(few)]:.1%}")
+            seen = slice(0, 1 + int((middle > _FLOOR).sum()))  # down to the floor, not along it
+            low, high = (edge(0)[seen] for edge in (y.min, y.max))
+            lines.append(Line(name, x[seen], middle[seen], colour, low, high, dash))
         add_lines(figure, lines, col=col, labels=False)
         labels = ["0", *(f"{t:g}" for t in ticks[1:])]
         figure.update_xaxes(
-            axis("products with F", type="log", tickvals=ticks, ticktext=labels, tickangle=0),
+            axis("products with F", type="log", tickvals=ticks, ticktext=labels, tickangle=0,
+                 range=np.log10([0.45, 1.25 * max(config["grid"])]).tolist()),
             row=1, col=col,
         )  # fmt: skip
         figure.update_yaxes(
-            axis("missing" if col == 1 else "", type="log", range=[np.log10(_FLOOR) - 0.05, 0.1],
-                 tickformat=".2~%"),
+            axis("share missing" if col == 1 else "", type="log", tickformat=".2~%",
+                 range=[np.log10(_FLOOR) - 0.05, 0.1]),
             row=1, col=col,
         )  # fmt: skip
     _legend_above(figure)
@@ -195,33 +197,36 @@ def _legend_above(figure: go.Figure) -> None:
     figure.update_layout(showlegend=True, legend=legend, margin_t=90)
 
 
+_RUNS: Mapping[str, tuple[str, str, str]] = {
+    "SGD": ("SGD", OF_START["SGD"], "solid"),
+    "RMSprop": ("RMSprop", OF_START["RMSprop"], "solid"),
+    "natural gradient": ("natural gradient", COLOUR["natural gradient"], "solid"),
+    "SGD + walk": ("Algorithm 3 from SGD", OF_START["SGD"], "dot"),
+    "RMSprop + walk": ("Algorithm 3 from RMSprop", OF_START["RMSprop"], "dot"),
+}
+
+
 def runs(record: Record) -> tuple[go.Figure, str]:
     """Training loss of whole runs, against steps and against passes; bands over seeds."""
     figure = panels(
         ["Step for step", "Pass for pass"],
         title="Does a better step train faster?",
         alt="Training loss on a logarithmic axis, left against steps, right against passes "
-        "through the network. The natural gradient and Algorithm 3 lie lower on the left than "
+        "through the network. The natural gradient and the walks to it lie lower on the left than "
         "the optimizers that they start from, and further to the right on the right.",
         height=430,
     )
-    names = ("SGD", "RMSprop", "natural gradient")
-    colours = {**OF_START, "natural gradient": COLOUR["natural gradient"]}
     ends = {}
     for col, x in ((1, "step"), (2, "passes")):
         lines = []
-        for name in (*names, "Algorithm 3 from SGD", "Algorithm 3 from RMSprop"):
-            table = record["training"].where(arm=f"train: {name}")
+        for name, (arm, colour, dash) in _RUNS.items():
+            table = record["training"].where(arm=f"train: {arm}")
             each = [table.where(seed=s) for s in sorted(table.unique("seed"))]
-            y = np.array([t["train_loss"] for t in each])
-            at = np.mean([t[x] for t in each], axis=0)
-            start = 1 if x == "passes" else 0  # no pass has no logarithm
+            first = 1 if x == "passes" else 0  # no pass has no place on a logarithmic axis
+            y = np.array([t["train_loss"][first:] for t in each])
+            at = np.mean([t[x][first:] for t in each], axis=0)
             middle = np.exp(np.log(y).mean(0))
-            dash = "dot" if name.startswith("Algorithm") else "solid"
-            lines.append(
-                Line(name, at[start:], middle[start:], colours[name.split()[-1] if dash == "dot"
-                     else name], y.min(0)[start:], y.max(0)[start:], dash)
-            )  # fmt: skip
+            lines.append(Line(name, at, middle, colour, y.min(0), y.max(0), dash))
             ends[name] = (middle[-1], at[-1])
         add_lines(figure, lines, col=col, labels=False)
         label, scale = ("steps", "linear") if col == 1 else ("passes over a batch", "log")
@@ -237,7 +242,7 @@ def runs(record: Record) -> tuple[go.Figure, str]:
 CASES: Mapping[str, str] = {
     "same batch": COLOUR["natural gradient"],
     "another batch": "#d9620f",
-    "another batch, damped": "#d9620f",
+    "another, damped": "#d9620f",
     "sampled labels": "#8a63c9",
     "weight decay": "#a3881c",
 }
@@ -258,13 +263,13 @@ def drift(record: Record) -> tuple[go.Figure, str]:
     for col, column in ((1, "left"), (2, "length")):
         lines = []
         for case, colour in CASES.items():
-            rows = table.where(case=case)
+            rows = table.where(case=case.replace("another,", "another batch,"))
             steps = sorted(rows.unique("n"))
             y = np.array([
                 [np.mean(rows.where(seed=s, n=n)[column]) for n in steps]
                 for s in sorted(rows.unique("seed"))
             ])  # fmt: skip
-            dash = "dash" if case.endswith("damped") else "solid"
+            dash = {"another, damped": "dash", "weight decay": "dot"}.get(case, "solid")
             lines.append(Line(case, steps, y.mean(0), colour, y.min(0), y.max(0), dash))
             last.setdefault(case, float(y.mean(0)[-1]))
         add_lines(figure, lines, col=col, labels=False)
@@ -300,7 +305,7 @@ def where_missing(record: Record, n: int, epoch: int) -> tuple[go.Figure, str]:
             height=330,
         ),
         barmode="stack",
-        xaxis=axis("missing of what the natural step gains", tickformat=".0%", range=[0, 0.85]),
+        xaxis=axis("share missing", tickformat=".0%", range=[0, 0.85]),
         yaxis=axis("", autorange="reversed"),
         showlegend=True,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},

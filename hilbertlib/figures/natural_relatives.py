@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from ..records import Record, seed_interval
+from ..records import Record, Table, seed_interval
 from .style import COLOUR, axis, layout
 
 
@@ -17,13 +17,13 @@ def kinds(record: Record, epoch: int) -> tuple[go.Figure, str]:
     figure = _dots(
         found,
         title="The step with something else for F",
-        x="missing of what the natural step gains",
+        x="share missing",
         alt="A dot with an interval for each matrix in F's place: sampled labels with one, ten and "
         "a hundred draws, the labels of the data, the outputs' and the logits' own squared "
         "distances, noise for images, and one gradient for all.",
         colours={kind: COLOUR["natural gradient"] for kind in names if kind.startswith("sampled")}
         | {"empirical": "#d9620f"},
-        top=0.62,
+        top=_reach(record["kinds"], "kind"),
     )
     said = ", ".join(f"{kind}: {np.mean(values):.1%}" for kind, values in found.items())
     return figure, f"Epoch {epoch}, missing: {said}."
@@ -37,15 +37,25 @@ def inputs(record: Record, epoch: int) -> tuple[go.Figure, str]:
     figure = _dots(
         found,
         title="How much the plain gradient misses",
-        x="missing from −J at its best length",
+        x="share missing from −J",
         alt="A dot with an interval for pixels as they are, centred pixels, whitened pixels, and "
         "BatchNorm in the network: what the plain gradient's step misses of what the natural "
         "one gains.",
         colours={"BatchNorm": "#8a63c9", "whitened": COLOUR["natural gradient"]},
-        top=1.0,
+        top=_reach(record["inputs"], "how"),
     )
     steps = ", ".join(f"{how} {np.mean(table.where(how=how)['steps']):.0f}" for how in names)
     return figure, f"Epoch {epoch}: inner steps until little is missing: {steps}."
+
+
+def _reach(table: Table, column: str) -> float:
+    """Where an axis ends that holds the intervals of all stages: it stands still as a slider moves.
+
+    An interval may reach beyond one, where nothing can lie.
+    """
+    groups = [table.where(**{column: v}, epoch=e)["missing"]
+              for v in table.unique(column) for e in table.unique("epoch")]  # fmt: skip
+    return min(1.02, 0.02 + max(seed_interval(group).high for group in groups))
 
 
 def _dots(
