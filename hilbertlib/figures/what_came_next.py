@@ -101,7 +101,7 @@ def grid(place: str) -> tuple[go.Figure, str]:
     figure.update_layout(
         layout(
             "Choose the learning rates, and you choose the winner",
-            "For each of seven methods the share of tuning images that are right at five learning "
+            "For each of seven methods the share of tuning images that are wrong at five learning "
             "rates, with one of the five marked. Which method leads depends on the place of the "
             "rate in the grid.",
             height=380,
@@ -114,18 +114,22 @@ def grid(place: str) -> tuple[go.Figure, str]:
         share[method] = TUNING[method][lr].right(EPOCHS) / LIVE.aside
     every = [(m, t.right(EPOCHS) / LIVE.aside) for m in names for t in TUNING[m].values()]
     figure.add_scatter(
-        y=[m for m, _ in every], x=[s for _, s in every], mode="markers", hoverinfo="skip",
+        y=[m for m, _ in every], x=[1 - s for _, s in every], mode="markers", hoverinfo="skip",
         marker={"size": 8, "color": [rgba(COLOUR[m], 0.3) for m, _ in every]},
     )  # fmt: skip
     figure.add_scatter(
-        y=names, x=[share[m] for m in names], mode="markers",
+        y=names, x=[1 - share[m] for m in names], mode="markers",
         marker={
             "size": 14,
             "color": [COLOUR[m] for m in names],
             "symbol": [_SYMBOL[m].removesuffix("-open") for m in names],
         },
     )  # fmt: skip
-    figure.update_xaxes(axis("share of tuning images right", tickformat=".0%", range=[0, 1.02]))
+    ticks = [0.03, 0.1, 0.3, 1]
+    figure.update_xaxes(
+        axis("share of tuning images wrong", type="log", tickformat=".0%", tickvals=ticks)
+    )
+    figure.update_xaxes(range=[-1.65, 0.05])
     figure.update_yaxes(axis("", autorange="reversed"))
     order = sorted(names, key=lambda m: -share[m])
     where = "its best rate" if place == PLACES[-1] else f"the {place} rate of its grid"
@@ -241,17 +245,17 @@ def quantities(record: Record) -> go.Figure:
     figure = panels(
         ["Squared path", "From the start", "Exchange rate"],
         title="Three numbers that accuracy does not show",
-        alt="Squared path, L2 distance from the initialization and exchange rate for seven "
-        "methods and three controls, with intervals over seeds. The distances from the start are "
-        "alike; the squared paths differ more than twentyfold, Muon's the shortest; the exchange "
-        "rates fourfold.",
+        alt="Squared path on a logarithmic axis, L2 distance from the initialization and exchange "
+        "rate for seven methods and three controls, with intervals over seeds. The distances from "
+        "the start are alike for the methods; their squared paths differ more than twentyfold, "
+        "Muon's the shortest; their exchange rates fourfold.",
         height=420,
     )
     for col, column in enumerate(("path", "start", "exchange"), start=1):
         found = [seed_interval(record["runs"].where(arm=name)[column]) for name in names]
         _dots(figure, names, found, col)
         figure.update_yaxes(axis("", autorange="reversed", showticklabels=col == 1), row=1, col=col)
-    figure.update_xaxes(axis("Σ ‖Δf‖² (L₂²)", rangemode="tozero"), row=1, col=1)
+    figure.update_xaxes(axis("Σ ‖Δf‖² (L₂²)", type="log"), row=1, col=1)
     figure.update_xaxes(axis("L₂ at the end", range=[0, 1.05]), row=1, col=2)
     figure.update_xaxes(axis("L₂ per ℓ₂", rangemode="tozero"), row=1, col=3)
     return figure
