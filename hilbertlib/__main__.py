@@ -178,12 +178,9 @@ def _print(record: Record) -> None:
 
 
 def _about(record: Record) -> str:
-    seeds = len(record.seeds)
     minutes = record.provenance.seconds / 60
     reduced = "reduced, " if record.provenance.reduced else ""
-    return (
-        f"{reduced}{seeds} seed{'s' * (seeds > 1)}, {minutes:.1f} min, {record.provenance.device}"
-    )
+    return f"{reduced}{record.seeds_said}, {minutes:.1f} min, {record.provenance.device}"
 
 
 def _at_least_one(text: str) -> int:

@@ -380,7 +380,7 @@ def beside(
     reduced = "reduced setting, " if about.reduced else ""
     note = (
         f"here: {provenance}; at the paper's scale: {reduced}{about.dataset}, "
-        f"{len(paper.seeds)} seed{'s' if len(paper.seeds) > 1 else ''}, {about.device}"
+        f"{paper.seeds_said}, {about.device}"
     )
     records = {"here": live, "paper": paper}
     display(

@@ -151,6 +151,19 @@ class Record:
         return list(self.provenance.seeds)
 
     @property
+    def seeds_said(self) -> str:
+        """How many seeds were run, in words: "5 seeds"; "1 to 2 seeds an arm" where they differ."""
+        ran: dict[Any, set[Any]] = {}
+        for table in self.tables.values():
+            if {"arm", "seed"} <= set(table.columns):
+                for arm, seed in zip(table["arm"], table["seed"], strict=True):
+                    ran.setdefault(arm, set()).add(seed)
+        counts = sorted({len(seeds) for seeds in ran.values()}) or [len(self.seeds)]
+        if counts[0] < counts[-1]:
+            return f"{counts[0]} to {counts[-1]} seeds an arm"
+        return f"{counts[0]} seed{'s' if counts[0] != 1 else ''}"
+
+    @property
     def reduced(self) -> bool:
         """Whether the setting is too small to refute the paper, as it always is at live scale."""
         return self.scale == "live" or self.provenance.reduced

@@ -89,8 +89,7 @@ def _source(name: str, record: Record | None) -> str:
     else:
         p = record.provenance
         what = [
-            f"{len(record.seeds)} seed{'s' if len(record.seeds) > 1 else ''}, "
-            f"{p.seconds / 3600:.1f} hours on {p.device}",
+            f"{record.seeds_said}, {p.seconds / 3600:.1f} hours on {p.device}",
             f"data {p.dataset}, checksum {p.dataset_checksum[:12]}",
             *([p.dataset_note] if p.dataset_note else []),
             f"code {(p.commit or 'unknown')[:12]}, torch {p.versions['torch']}",
@@ -100,9 +99,13 @@ def _source(name: str, record: Record | None) -> str:
         said = "<br>".join(map(html.escape, what))
         if p.reduced:
             said += f"<br>reduced; in full: <code>{command} --device auto</code>"
+    title = (
+        f"judged on tables of the run of {experiment.name}" if name in VIEWS else experiment.title
+    )
+    figures = "" if name in VIEWS else f" <small>({html.escape(experiment.figures)})</small>"
     return (
-        f"<tr><td><b>{html.escape(name)}</b> <small>({html.escape(experiment.figures)})</small>"
-        f"<br>{html.escape(experiment.title)}</td><td>{said}</td></tr>"
+        f"<tr><td><b>{html.escape(name)}</b>{figures}<br>{html.escape(title)}</td>"
+        f"<td>{said}</td></tr>"
     )
 
 

@@ -400,3 +400,19 @@ def test_the_records_that_came_with_the_library_stand_in_for_a_missing_folder(
 def test_without_any_records_the_folder_is_the_one_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr("hilbertlib.records.files", lambda _: None)
     assert records_folder(tmp_path / "none") == tmp_path / "none"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([("a", 0), ("b", 0)], "1 seed"),
+        ([("a", 0), ("a", 1), ("b", 0), ("b", 1)], "2 seeds"),
+        ([("a", 0), ("a", 1), ("b", 1)], "1 to 2 seeds an arm"),
+        ([("a", 0), ("a", 0)], "1 seed"),
+    ],
+)
+def test_it_says_how_many_seeds_each_arm_has(rows, said):
+    table = Table.from_rows([{"arm": arm, "seed": seed} for arm, seed in rows])
+    assert Record("toy", "live", {"runs": table}, FROM).seeds_said == said
+    no_arms = Record("toy", "live", {"runs": TABLE}, FROM)
+    assert no_arms.seeds_said == "3 seeds"

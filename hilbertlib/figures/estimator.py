@@ -76,7 +76,7 @@ def needed(record: Record, relative: float) -> tuple[go.Figure, str]:
     figure.update_yaxes(range=[-0.5, 7])
     figure.add_hline(y=500, line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5})
     last = {line.name: float(np.asarray(line.y)[-1]) for line in lines}
-    said = ", ".join(f"{n:,.0f} {scale}" for scale, n in last.items())
+    said = ", ".join(f"{np.ceil(n):,.0f} {scale}" for scale, n in last.items())
     return figure, f"For ±{relative:.0%} at the last epoch: {said}. Dotted: five hundred."
 
 
@@ -158,7 +158,7 @@ def coverage(sizes: Sequence[int], held: Mapping[str, Sequence[float]]) -> go.Fi
         x="images in the sample, N",
         y="intervals that hold the truth",
         alt="Share of intervals that contain the true distance against the sample size. Early in "
-        "training it is close to 95% from few images on; late it starts near a third and rises "
+        "training it is close to 95% from few images on; late it starts far lower and rises "
         "slowly.",
         log_x=True,
         right=24,

@@ -239,13 +239,15 @@ def bill(
         right=24,
     )  # fmt: skip
     figure.update_yaxes(range=[3.5, 8.2])
-    equal = np.exp(np.interp(np.log(memory), np.log(diagonals), np.log(widths)))
     cost = f"{images} images with what was said of them take {memory / 1e6:.2f} MB"
-    text = (
-        f"{cost}, more than EWC or SI at any width shown."
-        if memory > diagonals[-1]
-        else f"{cost}, less than EWC or SI above about {equal:.2g} units a layer."
-    )
+    equal = float(np.exp(np.interp(np.log(memory), np.log(diagonals), np.log(widths))))
+    if memory > diagonals[-1]:
+        text = f"{cost}, more than EWC or SI at any width shown."
+    elif memory < diagonals[0]:
+        text = f"{cost}, less than EWC or SI at any width shown."
+    else:
+        units = f"{float(f'{equal:.2g}'):,.0f}"
+        text = f"{cost}, less than EWC or SI above about {units} units a layer."
     return figure, text
 
 
