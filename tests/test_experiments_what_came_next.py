@@ -292,7 +292,7 @@ FAIL = [
     ("ch11-muon-path", "Muon", {"path": 0.45}),
     ("ch11-muon-not-slow", "SGD, slower", {"path": 0.12}),
     ("ch11-slow-leash", "HCGD, slower", {"path": 0.4}),
-    ("ch11-natural-compute", "natural gradient", {"accuracy_compute": 0.945}),
+    ("guess-natural-compute", "natural gradient", {"accuracy_compute": 0.945}),
     ("guess-again-accuracy", came.AGAIN, {"accuracy": 0.98}),
     ("ch11-again-path", came.AGAIN, {"path": 6.0}),
     ("guess-hc-path", "HCGD", {"path": 1.9}),

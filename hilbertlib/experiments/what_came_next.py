@@ -157,7 +157,7 @@ CLAIMS = (
         _of("HCGD, slower", "SGD, slower", "path"), 0.5, direction="below",
     ),
     _claim(
-        "ch11-natural-compute",
+        "guess-natural-compute",
         "At equal compute the natural gradient falls behind SGD.",
         "test accuracy less SGD's after as many gradient evaluations",
         _of("natural gradient", "SGD", "accuracy_compute", "difference"), -0.01,

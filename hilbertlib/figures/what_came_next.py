@@ -33,14 +33,18 @@ def _base(arm: str) -> str:
     return SLOW.get(arm, "SGD" if arm == AGAIN else arm)
 
 
+def _the(method: str) -> str:
+    return f"the {method}" if method == "natural gradient" else method
+
+
 def _legend(figure: go.Figure) -> None:
     for trace in figure.data:
         trace.showlegend = bool((trace.meta or {}).get("legend"))
     legend = {"orientation": "h", "y": 1.03, "yanchor": "bottom", "x": 0}
-    figure.update_layout(showlegend=True, legend=legend, margin_t=78)
+    figure.update_layout(showlegend=True, legend=legend, margin_t=48)
 
 
-def _curve(record: Record, arm: str, column: str) -> tuple[np.ndarray, np.ndarray]:
+def curve(record: Record, arm: str, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Means over seeds of what is counted and of the share that is wrong, ``(K,)`` each."""
     table = record["curve"].where(arm=arm)
     each = [table.where(seed=seed) for seed in table.unique("seed")]
@@ -50,7 +54,7 @@ def _curve(record: Record, arm: str, column: str) -> tuple[np.ndarray, np.ndarra
 
 def reached(record: Record, arm: str, column: str, wrong: float = 0.1) -> float:
     """How much of what is counted a method has used when so few are wrong first; inf if never."""
-    x, y = _curve(record, arm, column)
+    x, y = curve(record, arm, column)
     there = np.flatnonzero(y <= wrong)
     return float(x[there[0]]) if len(there) else np.inf
 
@@ -71,7 +75,7 @@ def race(record: Record, counted: str) -> tuple[go.Figure, str]:
         )
     )
     for arm in METHODS:
-        x, y = _curve(record, arm, column)
+        x, y = curve(record, arm, column)
         figure.add_scatter(
             x=x, y=y, name=arm, mode="lines+markers", meta={"legend": True},
             line={"color": COLOUR[arm], "width": 2, "dash": _DASH.get(arm, "solid")},
@@ -88,8 +92,8 @@ def race(record: Record, counted: str) -> tuple[go.Figure, str]:
     order = sorted(METHODS, key=lambda arm: reached(record, arm, column))
     first, last = order[0], order[-1]
     return figure, (
-        f"Counting {counted}: the first to have nine in ten right is {first} "
-        f"({reached(record, first, column):.3g}), the last {last} "
+        f"Counting {counted}: the first to have nine in ten right is {_the(first)} "
+        f"({reached(record, first, column):.3g}), the last {_the(last)} "
         f"({reached(record, last, column):.3g})."
     )
 
@@ -134,8 +138,8 @@ def grid(place: str) -> tuple[go.Figure, str]:
     order = sorted(names, key=lambda m: -share[m])
     where = "its best rate" if place == PLACES[-1] else f"the {place} rate of its grid"
     return figure, (
-        f"Each method at {where}: {order[0]} comes first ({share[order[0]]:.1%} right), "
-        f"{order[-1]} last ({share[order[-1]]:.1%})."
+        f"Each method at {where}: {_the(order[0])} comes first ({share[order[0]]:.1%} right), "
+        f"{_the(order[-1])} last ({share[order[-1]]:.1%})."
     )
 
 
@@ -171,7 +175,7 @@ def plane(pair: str) -> tuple[go.Figure, str]:
     for method in picked:
         t = TUNING[method][best(TUNING[method], EPOCHS)]
         said.append(
-            f"{method} has {t.right(EPOCHS) / LIVE.aside:.1%} right on a squared path of "
+            f"{_the(method)} has {t.right(EPOCHS) / LIVE.aside:.1%} right on a squared path of "
             f"{np.mean(t.path):.2g}"
         )
     return figure, f"At its best rate {', '.join(said)}."
@@ -207,7 +211,7 @@ def results(record: Record, reading: str) -> tuple[go.Figure, str]:
     figure.add_vline(x=0, line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5})
     figure.update_xaxes(axis("points of accuracy", tickformat="+.1%", range=[-0.065, 0.045]))
     figure.update_yaxes(axis("", autorange="reversed"))
-    apart = [m for m, v in zip(names, found, strict=True) if v.low > 0 or v.high < 0]
+    apart = [_the(m) for m, v in zip(names, found, strict=True) if v.low > 0 or v.high < 0]
     return figure, f"At {reading}, the interval leaves out zero for {_listed(apart)}."
 
 
@@ -247,8 +251,8 @@ def quantities(record: Record) -> go.Figure:
         title="Three numbers that accuracy does not show",
         alt="Squared path on a logarithmic axis, L2 distance from the initialization and exchange "
         "rate for seven methods and three controls, with intervals over seeds. The distances from "
-        "the start are alike for the methods; their squared paths differ more than twentyfold, "
-        "Muon's the shortest; their exchange rates fourfold.",
+        "the start are alike for the methods; their squared paths differ more than fifteenfold, "
+        "Muon's the shortest; their exchange rates threefold and more.",
         height=420,
     )
     for col, column in enumerate(("path", "start", "exchange"), start=1):
