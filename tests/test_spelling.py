@@ -68,7 +68,8 @@ def oxford(text: str) -> list[str]:
 
 
 def test_no_known_misspelling():
-    files = [str(p.relative_to(ROOT)) for p in tracked() if p.suffix in SOURCES]
+    ours = [p for p in tracked() if p != Path(__file__)]  # which holds a misspelling
+    files = [str(p.relative_to(ROOT)) for p in ours if p.suffix in SOURCES]
     assert codespell("--builtin", "clear,rare", *files) == []
 
 
