@@ -18,6 +18,9 @@ def write_whole(path: str | Path, write: Callable[[IO[bytes]], object]) -> Path:
 
     Returns:
         The path written.
+
+    Raises:
+        OSError: If it cannot be written, for example because the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,8 +32,12 @@ def write_whole(path: str | Path, write: Callable[[IO[bytes]], object]) -> Path:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # a temporary file is its owner's alone
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            # A full disk names no file.
+            said = f"{error.strerror}; what was there before is unchanged"
+            raise OSError(error.errno, said, str(path)) from error
         raise
     return path
 

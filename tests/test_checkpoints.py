@@ -1,3 +1,6 @@
+import errno
+import os
+
 import pytest
 import torch
 
@@ -24,6 +27,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_whole(path, breaks)
     assert load_checkpoint(path) == {"epoch": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    path = save_checkpoint(tmp_path / "run.pt", {"epoch": 1})
+
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=r"No space left.*before is unchanged.*run\.pt") as caught:
+        write_whole(path, full)
+    assert caught.value.errno == errno.ENOSPC
+    assert load_checkpoint(path) == {"epoch": 1}
 
 
 def test_what_is_not_there_damaged_or_code(tmp_path):
