@@ -42,7 +42,8 @@ def drive():
         return False
 
     w.Output.__exit__ = raising
-    alive = getattr(w.Widget, "widgets", None) or w.widgets.widget._instances
+    seven = w.__version__.startswith("7.")
+    alive = w.Widget.widgets if seven else w.widgets.widget._instances
     moved = {}
     for widget in list(alive.values()):
         name = getattr(widget, "description", "")
