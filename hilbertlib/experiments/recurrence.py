@@ -251,7 +251,7 @@ def _alone(measure: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any
 
 # --- a leash tied to another order -----------------------------------------------------------
 
-POSTS = ("its own order", "another order", "no image at all")
+POSTS = ("its own order", "another order", "black images")
 
 
 def held(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,8 @@ RACE = (
     "SGD", "Adam", "SGD+HC, n = 1", "SGD+HC, n = 5", "SGD+HC, n = 10", "Adam+HC",
     "SGD at ε + 4η", "SGD at ε + 9η",
 )  # fmt: skip
+BANDS = ("SGD", "Adam", "SGD+HC, n = 5")  # eight bands would hide each other
 _DASH = {"n = 5": "dash", "n = 10": "dot", "+ 4η": "dash", "+ 9η": "dot"}
-_PLAIN = [m * 10.0**k for k in range(-3, 5) for m in (1, 2, 5)]
-_TICKS = {"tickvals": _PLAIN, "ticktext": [f"{v:g}" for v in _PLAIN]}
 
 
 def memory(w: float, seed: int = 3) -> tuple[go.Figure, str]:
@@ -33,38 +33,49 @@ def memory(w: float, seed: int = 3) -> tuple[go.Figure, str]:
         "inputs, for the repeated weight and for a chain of layers with a weight each.",
         height=400,
     )
+    figure.update_xaxes(axis("inputs read"), row=1, col=1)
+    figure.update_yaxes(axis("state h"), row=1, col=1)
+    figure.update_xaxes(
+        axis("inputs read, T", type="log", range=[0.25, 2.05], **_ticks(2, 5, 10, 20, 50, 100)),
+        row=1,
+        col=2,
+    )
+    figure.update_yaxes(axis("L₂", type="log", range=[-3.2, 3.2]), row=1, col=2)
     x = np.random.RandomState(seed).standard_normal(STEPS)
     time = np.arange(1, STEPS + 1)
     colour, other = COLOUR["HCGD"], COLOUR["neutral"]
     add_lines(
         figure,
         [
-            Line("before", time, states(w, x), other, width=4, label_at=0.5),
-            Line("after", time, states(w + NUDGE, x), colour, width=2, label_at=0.8),
+            Line("before", time, states(w, x), other, width=4, label_at=0.5, label_side="below"),
+            Line("after", time, states(w + NUDGE, x), colour, width=2, label_at=0.77),
         ],
     )
     tied = [float(np.linalg.norm((w + NUDGE) ** np.arange(t) - w ** np.arange(t))) for t in time]
-    untied = NUDGE * untied_rates(w, STEPS)
+    chain = NUDGE * untied_rates(w, STEPS)
+    blue = COLOUR["SGD"]
     add_lines(
         figure,
         [
-            Line("used at every step", time[1:], tied[1:], colour, label_at=0.3, label_side="left"),
             Line(
-                "a weight for each step", time[1:], untied[1:], COLOUR["SGD"],
-                label_at=0.5, label_side="below",
+                "used at every step", time[1:], tied[1:], colour, label_at=0.15, label_side="above"
+            ),
+            Line(
+                "a weight for each step",
+                time[1:],
+                chain[1:],
+                blue,
+                label_at=0.2,
+                label_side="below",
             ),
         ],
         col=2,
-    )  # fmt: skip
-    figure.update_xaxes(axis("inputs read"), row=1, col=1)
-    figure.update_yaxes(axis("state h"), row=1, col=1)
-    figure.update_xaxes(axis("inputs read, T", type="log", **_TICKS), row=1, col=2)
-    figure.update_yaxes(axis("L₂", type="log", range=[-3.2, 3.2]), row=1, col=2)
+    )
     rate = tied[-1] / NUDGE
     text = (
         f"w = {w:g}: after {STEPS} inputs a nudge of {NUDGE:g} has moved the function by "
-        f"{tied[-1]:.2g}, {rate:.3g} for a unit of the weight; spread over a chain of {STEPS} "
-        f"weights it moves it by {untied[-1]:.2g}."
+        f"{_short(tied[-1])}, {_short(rate)} for a unit of the weight; spread over a chain of "
+        f"{STEPS} weights it moves it by {_short(chain[-1])}."
     )
     return figure, text
 
@@ -93,6 +104,23 @@ def portions(read: Mapping[int, Sequence[Walk]], portion: int) -> tuple[go.Figur
     every = [w for runs in read.values() for w in runs[:1]]
     low, high = (f(f(w.ell2) for w in every) for f in (min, max))
     ends = np.array([low, high])
+    figure.update_xaxes(
+        axis(
+            "ℓ₂",
+            type="log",
+            range=np.log10([low, high]).tolist(),
+            **_ticks(0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+        ),
+        row=1,
+        col=1,
+    )
+    figure.update_yaxes(axis("L₂", type="log", range=[-4, 0]), row=1, col=1)
+    figure.update_xaxes(axis("epoch"), row=1, col=2)
+    figure.update_yaxes(
+        axis("L₂ / ℓ₂", type="log", range=[-1.7, 0.6], **_ticks(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)),
+        row=1,
+        col=2,
+    )
     start = float(np.median(some.rates[:20]))
     add_lines(
         figure,
@@ -104,14 +132,10 @@ def portions(read: Mapping[int, Sequence[Walk]], portion: int) -> tuple[go.Figur
                 COLOUR["neutral"],
                 dash="dot",
                 label_at=1,
-                label_side="left",
+                label_side="below",
             )
         ],
     )
-    figure.update_xaxes(
-        axis("ℓ₂", type="log", range=np.log10([low, high]).tolist(), **_TICKS), row=1, col=1
-    )
-    figure.update_yaxes(axis("L₂", type="log", range=[-4, 0]), row=1, col=1)
     add_lines(
         figure,
         [
@@ -120,8 +144,6 @@ def portions(read: Mapping[int, Sequence[Walk]], portion: int) -> tuple[go.Figur
         ],
         col=2,
     )
-    figure.update_xaxes(axis("epoch"), row=1, col=2)
-    figure.update_yaxes(axis("L₂ / ℓ₂", type="log", range=[-1.7, 0.6], **_TICKS), row=1, col=2)
     steps = pixels // portion
     said = "1 step" if steps == 1 else f"{steps} steps"
     text = (
@@ -156,13 +178,14 @@ def cliff(problem: OneWeight, w: float, grid: Sequence[float]) -> tuple[go.Figur
     x = np.linspace(-0.3, max(grid) + 0.02, 160)
     cost = [0.5 * problem.distance(v, problem.target) ** 2 for v in x]
     add_lines(figure, [Line("cost", x, cost, COLOUR["neutral"])], labels=False)
+    figure.data[-1].showlegend = False
     rules = {
         "SGD": ({}, COLOUR["SGD"], "circle"),
         "leashed": ({"leashed": True}, COLOUR["HCGD"], "diamond"),
         "clipped": ({"clipped": True}, COLOUR["SGD"], "circle-open"),
         "clipped and leashed": ({"clipped": True, "leashed": True}, COLOUR["HCGD"], "diamond-open"),
     }
-    places: list[tuple[str, float, str, str]] = [("start", w, COLOUR["neutral"], "x")]
+    places: list[tuple[str, float, str, str]] = [("before the step", w, COLOUR["neutral"], "x")]
     outside = []
     for name, (how, colour, symbol) in rules.items():
         there = problem.step(w, **how)
@@ -172,7 +195,8 @@ def cliff(problem: OneWeight, w: float, grid: Sequence[float]) -> tuple[go.Figur
     for name, place, colour, symbol in places:
         shown = np.isfinite(place)
         figure.add_scatter(
-            x=[place] if shown else [], mode="markers", name=name, showlegend=False,
+            x=[place] if shown else [], mode="markers", name=name,
+            showlegend=name == "before the step",
             y=[max(0.5 * problem.distance(place, problem.target) ** 2, 1e-4)] if shown else [],
             marker={"symbol": symbol, "size": 12, "color": colour, "line": {"width": 2}},
             row=1, col=1,
@@ -182,7 +206,11 @@ def cliff(problem: OneWeight, w: float, grid: Sequence[float]) -> tuple[go.Figur
         y = np.array([problem.moved(v, **how) for v in grid])
         dash = "dash" if symbol.endswith("open") else "solid"
         lines.append(Line(name, grid, np.minimum(y, 1e12), colour, dash=dash))
+    before = len(figure.data)
     add_lines(figure, lines, col=2, labels=False)
+    for trace, (_, colour, symbol) in zip(figure.data[before:], rules.values(), strict=True):
+        line = {"color": colour, "width": 1.5}
+        trace.update(mode="lines+markers", marker={"symbol": symbol, "size": 7, "line": line})
     figure.add_scatter(
         x=[w, w], y=[1e-4, 1e8], mode="lines", showlegend=False, hoverinfo="skip",
         line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5}, row=1, col=2,
@@ -196,14 +224,21 @@ def cliff(problem: OneWeight, w: float, grid: Sequence[float]) -> tuple[go.Figur
     said = f"; out of the left panel: {', '.join(outside)}" if outside else ""
     moved = {n: problem.moved(w, **how) for n, (how, _, _) in rules.items()}
     text = (
-        f"w = {w:g}, exchange rate {rate:.3g}: SGD moves the function by {moved['SGD']:.2g}, "
-        f"leashed {_huge(moved['leashed'])}, clipped {moved['clipped']:.2g}{said}."
+        f"w = {w:g}, exchange rate {_short(rate)}: SGD moves the function by "
+        f"{_short(moved['SGD'])}, leashed {_short(moved['leashed'])}, clipped "
+        f"{_short(moved['clipped'])}, both {_short(moved['clipped and leashed'])}{said}."
     )
     return figure, text
 
 
-def _huge(value: float) -> str:
-    return f"{value:.2g}" if value < 1e12 else "beyond all measure"
+def _short(value: float) -> str:
+    if value >= 1e6:
+        return "over a million"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _ticks(*values: float) -> dict[str, Any]:
+    return {"tickvals": list(values), "ticktext": [f"{v:g}" for v in values]}
 
 
 def race(record: Record) -> tuple[go.Figure, str]:
@@ -223,18 +258,22 @@ def race(record: Record) -> tuple[go.Figure, str]:
         for arm, y in found.items():
             x = np.arange(1, y.shape[1] + 1) * (1 if col == 1 else price(record, arm))
             low, centre, high = (y.min(0), y.mean(0), y.max(0)) if len(y) else ([], [], [])
-            look = Line(_named(arm), x, centre, _colour(arm), low, high, _dash(arm), width=2)
-            lines.append(look)
+            line = Line(_named(arm), x, centre, _colour(arm), dash=_dash(arm), width=2)
+            lines.append(replace(line, low=low, high=high) if arm in BANDS else line)
         before = len(figure.data)
         add_lines(figure, lines, col=col, labels=False)
         for trace in figure.data[before:]:
-            if trace.fill == "toself":
-                trace.opacity = 0.5
-            elif col == 2 or not len(trace.x):
+            if trace.fill != "toself" and (col == 2 or not len(trace.x)):
                 trace.showlegend = False
     figure.update_xaxes(axis("epoch"), row=1, col=1)
     figure.update_xaxes(
-        axis("computation, in epochs of plain training", type="log", **_TICKS), row=1, col=2
+        axis(
+            "computation, in epochs of plain training",
+            type="log",
+            **_ticks(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+        ),
+        row=1,
+        col=2,
     )
     for col in (1, 2):
         figure.update_yaxes(
@@ -287,19 +326,23 @@ def control(record: Record) -> tuple[go.Figure, str]:
     ):
         members.sort(key=lambda a: effective_rate(record, a))
         values = [seed_interval(record["runs"].where(arm=a)["final"]) for a in members]
+        beside = 1.03 if "HC" in name else 1.0  # or one interval would hide the other
         figure.add_scatter(
-            x=[effective_rate(record, a) for a in members], y=[v.mean for v in values],
-            error_y=_bars(values), mode="lines+markers+text", name=name, meta={"legend": True},
+            x=[beside * effective_rate(record, a) for a in members], y=[v.mean for v in values],
+            error_y=_bars(values) | {"color": colour, "thickness": 1.5},
+            mode="lines+markers+text", name=name, meta={"legend": True},
             line={"color": colour, "width": 2, "dash": "dot" if name == "SGD+HC" else "solid"},
             marker={"color": colour, "size": 11, "symbol": "diamond" if "HC" in name else "circle"},
             text=[f"n = {corrections(a)}" if "HC" in name else "" for a in members],
-            textposition="top left", textfont={"color": colour, "size": 13},
+            textposition="top right", textfont={"color": colour, "size": 13},
             row=1, col=1,
         )  # fmt: skip
         said += [f"{_named(a)} {v.mean:.1%}" for a, v in zip(members, values, strict=True)]
+    rates = [effective_rate(record, a) for a in arms if a.startswith("SGD")]
+    ends = [float(np.log10(v)) for v in (0.85 * min(rates), 1.2 * max(rates))]
     ticks = sorted({round(effective_rate(record, a), 4) for a in arms if a.startswith("SGD")})
     figure.update_xaxes(
-        axis("effective learning rate, ε + (n − 1)η", type="log"),
+        axis("effective learning rate, ε + (n − 1)η", type="log", range=ends),
         tickvals=ticks, ticktext=[f"{v:g}" for v in ticks], row=1, col=1,
     )  # fmt: skip
     figure.update_yaxes(axis("share right", tickformat=".0%", range=[0, 1]), row=1, col=1)
@@ -329,7 +372,7 @@ def rules(ruled: Mapping[str, Sequence[Walk]]) -> go.Figure:
             marker={"color": colours, "size": 11, "opacity": 0.85},
         )  # fmt: skip
         figure.update_yaxes(axis("", autorange="reversed", showticklabels=col == 1), row=1, col=col)
-    figure.update_xaxes(axis("ℓ₂", type="log", **_TICKS), row=1, col=1)
+    figure.update_xaxes(axis("ℓ₂", type="log", **_ticks(0.5, 1, 2, 5, 10, 20)), row=1, col=1)
     figure.update_xaxes(axis("share right", tickformat=".0%", range=[0, 1]), row=1, col=2)
     return figure
 
@@ -340,7 +383,7 @@ def posts(record: Record) -> go.Figure:
         ["Distance with the correction over distance without"],
         title="The same leash, tied to other images",
         alt="Ratios below one with intervals over seeds: a correction on digits in the network's "
-        "own order shortens the step, one on another order or on black images less or no more.",
+        "own order shortens the step, one on another order or on black images less.",
         height=280,
     )
     values = [seed_interval(record["posts"].where(post=p)["ratio"]) for p in POSTS]
@@ -357,6 +400,7 @@ def posts(record: Record) -> go.Figure:
     )  # fmt: skip
     figure.update_yaxes(axis("", autorange="reversed"), row=1, col=1)
     figure.update_xaxes(axis("L₂ with / without"), row=1, col=1)
+    figure.add_vline(x=1, line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5})
     return figure
 
 
