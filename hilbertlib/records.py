@@ -152,7 +152,7 @@ class Record:
 
     @property
     def seeds_said(self) -> str:
-        """How many seeds were run, in words: "5 seeds"; "1 to 2 seeds an arm" where they differ."""
+        """The number of seeds in words, "5 seeds", or "1 to 2 seeds an arm" where they differ."""
         ran: dict[Any, set[Any]] = {}
         for table in self.tables.values():
             if {"arm", "seed"} <= set(table.columns):
