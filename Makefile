@@ -1,6 +1,8 @@
 # `make book` builds the book, `make test` proves it; both start from nothing but Python 3.11 and make.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := .venv/bin
+# Another index for torch and torchvision, for example that of the CPU builds.
+TORCH_INDEX ?=
 RUN    := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -15,6 +17,7 @@ help: ## what each target does
 	@test -n "$(PYTHON)" || { echo "No python3 on the path: install Python 3.11 or newer."; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed; {sys.executable} is {v[0]}.{v[1]}. Name another with make PYTHON=...")'
 	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(RUN) -m pip install --quiet $(shell grep -E '^torch(vision)?==' requirements.txt) --index-url $(TORCH_INDEX))
 	$(RUN) -m pip install --quiet -r requirements.txt -c constraints.txt
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@

@@ -211,6 +211,20 @@ def test_the_readmes_code_runs():
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
+def test_what_the_readme_shows_and_names_is_there():
+    text = (ROOT / "README.md").read_text()
+    pictures = re.findall(r'(?:src|srcset)="([^"]+)"', text)
+    assert len(pictures) == 2
+    for name in pictures:
+        assert (ROOT / name).stat().st_size < 400_000, name
+    assert 'alt="' in text
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`make (\w+)", text):
+        assert re.search(rf"(?m)^{target}:", makefile), target
+    for variable in re.findall(r"`make \w+ (\w+)=", text):
+        assert variable in makefile, variable
+
+
 def test_the_workflow_runs_the_test_command_and_publishes_what_passed():
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())["jobs"]
     commands = {
