@@ -55,7 +55,7 @@ def walk(valley: Valley, n: int, names: Sequence[str]) -> tuple[go.Figure, str]:
         )  # fmt: skip
     figure.add_scatter(
         x=[0, flat], y=[0, steep], mode="markers+text", text=["no step", "natural step"],
-        textposition=["bottom center", "top center"],
+        textposition=["bottom right", "top center"],
         textfont={"color": [COLOUR["neutral"], COLOUR["natural gradient"]]},
         marker={"color": [COLOUR["neutral"], COLOUR["natural gradient"]], "size": [8, 13],
                 "symbol": ["circle", "star"]},
@@ -166,7 +166,8 @@ def proposals(record: Record) -> tuple[go.Figure, str]:
             middle = np.exp(np.log(y).mean(0))
             if name in PROPOSALS and few in n:
                 said.append(f"{name} {middle[list(n).index(few)]:.1%}")
-            seen = slice(0, 1 + int((middle > _FLOOR).sum()))  # down to the floor, not along it
+            # Down to the floor, not along it.
+            seen = slice(0, 1 + int((middle > 1.001 * _FLOOR).sum()))
             low, high = (edge(0)[seen] for edge in (y.min, y.max))
             lines.append(Line(name, x[seen], middle[seen], colour, low, high, dash))
         add_lines(figure, lines, col=col, labels=False)
