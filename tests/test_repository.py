@@ -148,8 +148,10 @@ def test_the_wheel_is_whole(tmp_path):
 def test_one_version_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == hilbertlib.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", hilbertlib.__version__)
     assert f"version: {hilbertlib.__version__}\n" in (ROOT / "CITATION.cff").read_text()
-    assert f"## {hilbertlib.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+    newest = re.search(r"(?m)^## (\S+)", (ROOT / "CHANGELOG.md").read_text())
+    assert newest[1] == hilbertlib.__version__
 
 
 def test_no_file_names_a_host_to_fetch_code_from():
