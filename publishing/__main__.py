@@ -1,6 +1,7 @@
 """``python -m publishing``: the pages, the wheel and the notebooks in ``_build/publish``."""
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -51,8 +52,8 @@ def origin(repository: str, ref: str, site: str, allow_dirty: bool) -> Origin:
     return Origin(repository, commit, site, dirty=bool(changed))
 
 
-def build_pages(source: Origin | None) -> Path:
-    """Build the HTML into ``_build/publish/html``; return the folder of executed notebooks."""
+def build_pages(source: Origin | None) -> None:
+    """Build the HTML into ``_build/publish/html``."""
     work = OUT / "work"
     env = dict(os.environ)
     env.pop("BOOK_REPOSITORY_URL", None)
@@ -74,7 +75,13 @@ def build_pages(source: Origin | None) -> Path:
     subprocess.run([*command, *options, *checks], cwd=ROOT, env=env, check=True)
     shutil.rmtree(OUT / "html", ignore_errors=True)
     shutil.copytree(work / "_build" / "html", OUT / "html")
-    return work / "_build" / "jupyter_execute"
+
+
+def executions() -> Path:
+    """Where the build of the book keeps what it has executed."""
+    sys.path.insert(0, str(ROOT / "book" / "_ext"))
+    key: str = importlib.import_module("function_space_book").library_key()
+    return ROOT / "_build" / "cache" / key
 
 
 def build_wheel() -> None:
@@ -98,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     repository = address(options.repository)
     source = origin(repository, options.ref, options.site, options.dirty) if repository else None
-    executed = build_pages(source)
+    build_pages(source)
     build_wheel()
     shutil.rmtree(OUT / "colab", ignore_errors=True)
     if source is None:
@@ -107,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
         names = [page for page in pages() if source_of(page).suffix == ".ipynb"]
         seconds = json.loads((ROOT / "_build" / "seconds.json").read_text(encoding="utf-8"))
         print(f"Notebooks that install {source.repository} at {source.commit[:12]}:")
-        write(OUT / "colab", names, of_the_book(), source, executed, seconds)
+        write(OUT / "colab", names, of_the_book(), source, executions(), seconds)
     print(f"Published: {OUT}")
 
 

@@ -1,6 +1,5 @@
 """A chapter as a notebook that runs in an empty folder on a hosted machine."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_cache import get_cache
 from nbformat import NotebookNode
 
 from .labels import Labels, source_of
@@ -66,20 +66,29 @@ def install_cell(origin: Origin, seconds: float | None) -> str:
     return "\n".join(lines)
 
 
-def glued_values(notebook: NotebookNode, folder: Path | None, page: str) -> dict[str, str]:
-    """What the cells glued: from their outputs, or from the file that the build wrote instead."""
+def executed(page: str, cache_folder: Path) -> NotebookNode:
+    """A page's notebook with the outputs that the build of the book has kept.
+
+    Raises:
+        ValueError: If the build has not executed it as it is now.
+    """
+    stored = nbformat.read(source_of(page), as_version=4)
+    cache = get_cache(cache_folder)
+    try:
+        return cache.merge_match_into_notebook(stored)[1]
+    except KeyError:
+        raise ValueError(f"{page}: not executed as it is now; nothing in {cache_folder}") from None
+
+
+def glued_values(notebook: NotebookNode) -> dict[str, str]:
+    """What the cells glued, by name, as it is printed."""
     prefix = f"{GLUED}text/plain"
-    found = {
+    return {
         output.metadata["scrapbook"]["name"]: output.data[prefix]
         for cell in notebook.cells
         for output in cell.get("outputs", [])
         if prefix in output.get("data", {})
     }
-    kept = folder / f"{page}.glue.json" if folder else None
-    if kept and kept.exists():
-        stored = json.loads(kept.read_text(encoding="utf-8"))
-        found |= {name: output["data"]["text/plain"] for name, output in stored.items()}
-    return found
 
 
 def publish(
@@ -87,8 +96,8 @@ def publish(
     page: str,
     labels: Labels,
     origin: Origin,
-    values: Mapping[str, str],
     seconds: float | None = None,
+    values: Mapping[str, str] | None = None,
 ) -> NotebookNode:
     """The notebook to publish, from an executed chapter.
 
@@ -97,13 +106,13 @@ def publish(
         page: Its name.
         labels: Of the whole book.
         origin: Where it comes from.
-        values: The glued values.
         seconds: What the chapter took when the book was built; None if nobody knows.
+        values: The glued values; by default those in the outputs.
 
     Raises:
         ValueError: If something in it has no plain form.
     """
-    plain = Plain(page, labels, origin.link, values)
+    plain = Plain(page, labels, origin.link, glued_values(notebook) if values is None else values)
     cells = [nbformat.v4.new_code_cell(install_cell(origin, seconds), id="install")]
     folded: list[str] = []
     for cell in notebook.cells:
@@ -152,16 +161,15 @@ def write(
     names: list[str],
     labels: Labels,
     origin: Origin,
-    executed: Path,
+    cache_folder: Path,
     seconds: Mapping[str, float | None],
     note: Callable[[str], None] = print,
 ) -> None:
     """Publish these pages into a folder, with a README that says what it is."""
     folder.mkdir(parents=True, exist_ok=True)
     for page in names:
-        notebook = nbformat.read(executed / f"{page}.ipynb", as_version=4)
-        values = glued_values(notebook, executed, page)
-        out = publish(notebook, page, labels, origin, values, seconds.get(page))
+        notebook = executed(page, cache_folder)
+        out = publish(notebook, page, labels, origin, seconds.get(page))
         target = folder / f"{page}.ipynb"
         nbformat.write(out, target)
         note(f"  {target.stat().st_size / 1e6:5.1f} MB  {target.name}")

@@ -10,12 +10,13 @@ from html.parser import HTMLParser
 import ipywidgets as widgets
 import nbformat
 import pytest
+from jupyter_cache import get_cache
 
 from publishing import __main__ as command
 from publishing import hosted
 from publishing.citations import Citations
 from publishing.labels import Label, Labels, of_the_book, pages, read, source_of
-from publishing.notebooks import Origin, glued_values, install_cell, publish
+from publishing.notebooks import Origin, executed, glued_values, install_cell, publish
 from publishing.outputs import FIGURE_MIME, LAB_MIME, published
 from publishing.plain import Plain, check_plain
 
@@ -177,7 +178,7 @@ def test_references_are_listed_once_by_author_and_year():
 def one(request):
     """A page as it is stored, and as it would be published."""
     stored = nbformat.read(source_of(request.param), as_version=4)
-    return stored, publish(stored.copy(), request.param, BOOK, ORIGIN, Anything(), seconds=70.0)
+    return stored, publish(stored.copy(), request.param, BOOK, ORIGIN, 70.0, Anything())
 
 
 def test_no_myst_is_left(one):
@@ -234,7 +235,7 @@ def test_hidden_code_is_folded_and_every_id_is_there_once(one):
 def test_a_chapter_runs_in_an_empty_folder_without_myst(tmp_path):
     """The scorecard, which judges records and trains nothing."""
     stored = nbformat.read(source_of("10-does-the-paper-hold-up"), as_version=4)
-    made = publish(stored, "10-does-the-paper-hold-up", BOOK, ORIGIN, Anything())
+    made = publish(stored, "10-does-the-paper-hold-up", BOOK, ORIGIN, None, Anything())
     code = [c.source for c in made.cells if c.cell_type == "code"][1:]
     program = (
         "import sys\n"
@@ -360,15 +361,33 @@ def test_no_text_of_a_figure_becomes_script():
     assert Scripts(lab.data["text/html"]).tags == ["style", "div", "script"]
 
 
-def test_glued_values_are_read_from_outputs_or_from_what_the_build_kept(tmp_path):
+def test_outputs_come_from_what_the_build_has_executed(tmp_path, monkeypatch):
+    """Matched by the code: prose may change without another run."""
     name = "application/papermill.record/text/plain"
     glued = display({name: "0.5"}, scrapbook={"name": "share"})
-    cell = nbformat.v4.new_code_cell("glue", outputs=[glued])
-    notebook = nbformat.v4.new_notebook(cells=[cell])
-    assert glued_values(notebook, None, "p") == {"share": "0.5"}
-    kept = {"n": {"data": {"text/plain": "3"}}}
-    (tmp_path / "p.glue.json").write_text(json.dumps(kept))
-    assert glued_values(notebook, tmp_path, "p") == {"share": "0.5", "n": "3"}
+    hidden = {"tags": ["remove-cell"]}
+    ran = nbformat.v4.new_code_cell("glue('share', 0.5)", metadata=hidden, outputs=[glued])
+    stored = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell("It is {glue:text}`share:.0%`."),
+            nbformat.v4.new_code_cell("glue('share', 0.5)", metadata=hidden),
+        ]
+    )
+    path = tmp_path / "p.ipynb"
+    monkeypatch.setattr("publishing.notebooks.source_of", lambda page: path)
+    nbformat.write(nbformat.v4.new_notebook(cells=[ran]), path)
+    cache = get_cache(tmp_path / "cache")
+    cache.cache_notebook_file(path, check_validity=False)
+    nbformat.write(stored, path)
+    found = executed("p", tmp_path / "cache")
+    assert glued_values(found) == {"share": "0.5"}
+    _, prose, code = publish(found, "p", LABELS, ORIGIN).cells
+    assert prose.source == "It is 50%."
+    assert (code.outputs, code.metadata["cellView"]) == ([], "form")
+    stored.cells[1].source += "  # changed"
+    nbformat.write(stored, path)
+    with pytest.raises(ValueError, match="p: not executed as it is now"):
+        executed("p", tmp_path / "cache")
 
 
 @pytest.fixture
