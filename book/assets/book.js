@@ -49,7 +49,9 @@
       for (let k = 0; k < n; k++) {
         const id = k ? String(k + 1) : "", top = 1 - k * share - (k ? gap * 0.6 : 0), bottom = 1 - (k + 1) * share + (k < n - 1 ? gap : 0);
         out[`xaxis${id}`] = { ...layout[`xaxis${id}`], domain: [0, 1] };
-        out[`yaxis${id}`] = { ...layout[`yaxis${id}`], domain: [bottom, top] };
+        // Side by side, the names of rows stand at the first panel alone; below one another, at each.
+        const rows = data.some((t) => (t.yaxis ?? "y") === `y${id}` && typeof t.y?.[0] === "string");
+        out[`yaxis${id}`] = { ...layout[`yaxis${id}`], domain: [bottom, top], ...(rows && { showticklabels: true }) };
         while (title < notes.length && notes[title].name !== "panel title") title++;
         if (title < notes.length) notes[title] = { ...notes[title], x: 0.5, y: top };
         title++;

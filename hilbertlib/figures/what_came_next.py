@@ -130,9 +130,7 @@ def grid(place: str) -> tuple[go.Figure, str]:
         },
     )  # fmt: skip
     ticks = [0.03, 0.1, 0.3, 1]
-    figure.update_xaxes(
-        axis("share of tuning images wrong", type="log", tickformat=".0%", tickvals=ticks)
-    )
+    figure.update_xaxes(axis("tuning images wrong", type="log", tickformat=".0%", tickvals=ticks))
     figure.update_xaxes(range=[-1.65, 0.05])
     figure.update_yaxes(axis("", autorange="reversed"))
     order = sorted(names, key=lambda m: -share[m])
