@@ -26,7 +26,11 @@ def figure_html(payload: dict[str, Any], name: str) -> str:
     notes = [html.escape(payload[part]) for part in ("caption", "provenance") if payload.get(part)]
     if moves:
         notes.append(f"<em>Run the cell above to move: {'; '.join(moves)}.</em>")
-    return f"{drawn}<p style='max-width:44em'>{' '.join(notes)}</p>"
+    alt = html.escape(payload.get("alt") or "Figure", quote=True)
+    return (
+        f'<div role="img" aria-label="{alt}">{drawn}</div>'
+        f"<p style='max-width:44em'>{' '.join(notes)}</p>"
+    )
 
 
 def laboratory_html(settings: dict[str, Any]) -> str:

@@ -328,6 +328,7 @@ def test_figures_and_laboratories_are_shown_and_glued_values_are_not():
     figure = {
         "figure": {"data": [{"type": "scatter", "y": [1, 2]}], "layout": {}},
         "controls": [{"label": "λ < 1"}], "caption": "A caption", "provenance": "made up",
+        "alt": "A line that rises",
     }  # fmt: skip
     outputs = [
         display({FIGURE_MIME: figure, "text/plain": "Figure: A caption"}),
@@ -337,7 +338,14 @@ def test_figures_and_laboratories_are_shown_and_glued_values_are_not():
     ]
     drawn, lab, last = published(outputs, "cell")
     assert set(drawn.data) == {"text/html", "text/plain"}
-    for part in ('id="cell-0"', "A caption", "made up", "λ &lt; 1", "Plotly.newPlot"):
+    for part in (
+        'id="cell-0"',
+        'aria-label="A line that rises"',
+        "A caption",
+        "made up",
+        "λ &lt; 1",
+        "Plotly.newPlot",
+    ):
         assert part in drawn.data["text/html"]
     assert "hilbert-lab" in lab.data["text/html"]
     assert "HilbertLab" in lab.data["text/html"]
@@ -345,13 +353,13 @@ def test_figures_and_laboratories_are_shown_and_glued_values_are_not():
 
 
 def test_no_text_of_a_figure_becomes_script():
-    attack = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+    attack = "</script>'><script>alert(1)</script>\"><img src=x onerror=alert(1)>"
     figure = {
         "figure": {
             "data": [{"type": "scatter", "name": attack, "y": [1]}],
             "layout": {"title": {"text": attack}},
         },
-        "controls": [{"label": attack}], "caption": attack, "provenance": attack,
+        "controls": [{"label": attack}], "caption": attack, "provenance": attack, "alt": attack,
     }  # fmt: skip
     calm = json.loads(json.dumps(figure).replace(json.dumps(attack)[1:-1], "calm"))
     (bad,) = published([display({FIGURE_MIME: figure})], "a")
