@@ -47,30 +47,34 @@ def memory(w: float, seed: int = 3) -> tuple[go.Figure, str]:
     add_lines(
         figure,
         [
-            Line("before", time, states(w, x), other, width=4, label_at=0.5, label_side="below"),
-            Line("after", time, states(w + NUDGE, x), colour, width=2, label_at=0.77),
+            Line("before", time, states(w, x), other, width=4, label_at=0.21),
+            Line(
+                "after",
+                time,
+                states(w + NUDGE, x),
+                colour,
+                width=2,
+                label_at=0.25,
+                label_side="below",
+            ),
         ],
     )
     tied = [float(np.linalg.norm((w + NUDGE) ** np.arange(t) - w ** np.arange(t))) for t in time]
     chain = NUDGE * untied_rates(w, STEPS)
-    blue = COLOUR["SGD"]
+    # A name beside a steep curve, or above and below a flat one.
+    above = "left" if tied[-1] > 3 * tied[9] else "above"
+    below = "right" if chain[-1] > 3 * chain[9] else "below"
     add_lines(
         figure,
         [
+            Line("used at every step", time[1:], tied[1:], colour, label_at=0.2, label_side=above),
             Line(
-                "used at every step", time[1:], tied[1:], colour, label_at=0.15, label_side="above"
-            ),
-            Line(
-                "a weight for each step",
-                time[1:],
-                chain[1:],
-                blue,
-                label_at=0.2,
-                label_side="below",
+                "a weight for each step", time[1:], chain[1:], COLOUR["SGD"],
+                label_at=0.1, label_side=below,
             ),
         ],
         col=2,
-    )
+    )  # fmt: skip
     rate = tied[-1] / NUDGE
     text = (
         f"w = {w:g}: after {STEPS} inputs a nudge of {NUDGE:g} has moved the function by "
@@ -103,7 +107,7 @@ def portions(read: Mapping[int, Sequence[Walk]], portion: int) -> tuple[go.Figur
     )  # fmt: skip
     every = [w for runs in read.values() for w in runs[:1]]
     low, high = (f(f(w.ell2) for w in every) for f in (min, max))
-    ends = np.array([low, high])
+    ends = np.geomspace(low, high, 5)
     figure.update_xaxes(
         axis(
             "ℓ₂",
@@ -124,17 +128,8 @@ def portions(read: Mapping[int, Sequence[Walk]], portion: int) -> tuple[go.Figur
     start = float(np.median(some.rates[:20]))
     add_lines(
         figure,
-        [
-            Line(
-                "the rate of the start",
-                ends,
-                start * ends,
-                COLOUR["neutral"],
-                dash="dot",
-                label_at=1,
-                label_side="below",
-            )
-        ],
+        [Line("rate at first", ends, start * ends, COLOUR["neutral"], dash="dot", width=2)],
+        labels=False,
     )
     add_lines(
         figure,
@@ -149,7 +144,7 @@ def portions(read: Mapping[int, Sequence[Walk]], portion: int) -> tuple[go.Figur
     text = (
         f"{said} of {portion} pixel{'s' * (portion > 1)}: late in training the function moves "
         f"{np.mean([w.late_rate for w in walks]):.2f} for a unit of the weights; test accuracy "
-        f"{np.mean([w.final for w in walks]):.0%}."
+        f"{np.mean([w.final for w in walks]):.0%}. Dotted: the rate of the first updates."
     )
     return figure, text
 
@@ -185,7 +180,9 @@ def cliff(problem: OneWeight, w: float, grid: Sequence[float]) -> tuple[go.Figur
         "clipped": ({"clipped": True}, COLOUR["SGD"], "circle-open"),
         "clipped and leashed": ({"clipped": True, "leashed": True}, COLOUR["HCGD"], "diamond-open"),
     }
-    places: list[tuple[str, float, str, str]] = [("before the step", w, COLOUR["neutral"], "x")]
+    places: list[tuple[str, float, str, str]] = [
+        ("before the step", w, COLOUR["neutral"], "x-thin-open")
+    ]
     outside = []
     for name, (how, colour, symbol) in rules.items():
         there = problem.step(w, **how)
@@ -234,7 +231,7 @@ def cliff(problem: OneWeight, w: float, grid: Sequence[float]) -> tuple[go.Figur
 def _short(value: float) -> str:
     if value >= 1e6:
         return "over a million"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _ticks(*values: float) -> dict[str, Any]:
@@ -311,7 +308,7 @@ def effective_rate(record: Record, arm: str) -> float:
 def control(record: Record) -> tuple[go.Figure, str]:
     """Accuracy at the end against the rate that an arm amounts to: plain SGD's curve, and HC's."""
     figure = panels(
-        ["Test accuracy over the last quarter of the epochs"],
+        ["Test accuracy at the end"],
         title="More corrections, or a larger learning rate?",
         alt="Test accuracy against the effective learning rate on a logarithmic axis: a line of "
         "plain SGD runs at several rates, and beside it the leashed arms at the rates that their "
@@ -342,7 +339,7 @@ def control(record: Record) -> tuple[go.Figure, str]:
     ends = [float(np.log10(v)) for v in (0.85 * min(rates), 1.2 * max(rates))]
     ticks = sorted({round(effective_rate(record, a), 4) for a in arms if a.startswith("SGD")})
     figure.update_xaxes(
-        axis("effective learning rate, ε + (n − 1)η", type="log", range=ends),
+        axis("learning rate ε + (n − 1)η", type="log", range=ends),
         tickvals=ticks, ticktext=[f"{v:g}" for v in ticks], row=1, col=1,
     )  # fmt: skip
     figure.update_yaxes(axis("share right", tickformat=".0%", range=[0, 1]), row=1, col=1)
@@ -354,11 +351,11 @@ def rules(ruled: Mapping[str, Sequence[Walk]]) -> go.Figure:
     """The longest step and the accuracy at the end of each rule, a dot a seed."""
     figure = panels(
         ["Longest step of the run", "Test accuracy at the end"],
-        title="A clip bounds the step, a leash does not",
+        title="With a clip, without, and with a leash in its place",
         alt="Dots for each seed. The longest step in parameters stays under one where gradients "
-        "are clipped, and is longer by factors where they are not, leashed or free. Test accuracy "
+        "are clipped, and is mostly longer where they are not, leashed or free. Test accuracy "
         "at the end varies between seeds.",
-        height=300,
+        height=360,
     )
     names = list(ruled)
     colours = [COLOUR["HCGD" if "HC" in n else "SGD"] for n in names for _ in ruled[n]]
@@ -380,7 +377,7 @@ def rules(ruled: Mapping[str, Sequence[Walk]]) -> go.Figure:
 def posts(record: Record) -> go.Figure:
     """How far a corrected step goes over one without, by what X_V shows; intervals over seeds."""
     figure = panels(
-        ["Distance with the correction over distance without"],
+        ["One correction, by what X_V shows"],
         title="The same leash, tied to other images",
         alt="Ratios below one with intervals over seeds: a correction on digits in the network's "
         "own order shortens the step, one on another order or on black images less.",
@@ -399,7 +396,7 @@ def posts(record: Record) -> go.Figure:
         row=1, col=1,
     )  # fmt: skip
     figure.update_yaxes(axis("", autorange="reversed"), row=1, col=1)
-    figure.update_xaxes(axis("L₂ with / without"), row=1, col=1)
+    figure.update_xaxes(axis("L₂ with the correction / without"), row=1, col=1)
     figure.add_vline(x=1, line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5})
     return figure
 
