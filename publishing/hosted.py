@@ -32,7 +32,6 @@ GOOGLE_COLAB = {"__init__.py": "", "output.py": "def enable_custom_widget_manage
 # of it and only draws the traceback; here it must not.
 DRIVE = """
 def drive():
-    import json
     import ipywidgets as w
 
     leave = w.Output.__exit__
@@ -70,20 +69,40 @@ def drive():
         for value in (*values, start):
             setattr(widget, trait, value)
         moved[f"{name} ({widget.model_id[:6]})"] = len(values)
-    print("DROVE" + json.dumps(moved))
+    return moved
 
 
-drive()
+def processor():
+    import psutil
+
+    kernel = psutil.Process()
+    spent = [process.cpu_times() for process in (kernel, *kernel.children(recursive=True))]
+    return sum(sum(times[:4]) for times in spent)
+
+
+import json
+
+before = processor()
+print("DROVE" + json.dumps({"moved": drive(), "processor": before}))
 """
 
 
 @dataclass(frozen=True)
 class Run:
-    """What running one notebook took, in seconds, and how many values each control was set to."""
+    """What running one notebook took, in seconds, and how many values each control was set to.
+
+    Attributes:
+        install, cells, controls: Seconds that passed, for the first cell, for all others, and for
+            moving the controls.
+        processor: Seconds that the cells had of all cores: what counts on a machine that is shared.
+        moved: Of each control, the number of its values.
+        warnings: What was written to stderr.
+    """
 
     install: float
     cells: float
     controls: float
+    processor: float
     moved: dict[str, int]
     warnings: str
 
@@ -189,10 +208,12 @@ def run(path: Path, python: Path, folder: Path, clone: Path, timeout: int = 900)
         raise ValueError(f"the first cell changed {dict(after.items() ^ before.items())}")
     said = [o for cell in notebook.cells for o in cell.get("outputs", [])]
     (drove,) = (o.text for o in notebook.cells[-1].outputs if o.get("text", "").startswith("DROVE"))
+    told = json.loads(drove.removeprefix("DROVE"))
     return Run(
         install=times[0] - started,
         cells=times[-2] - times[0],
         controls=times[-1] - times[-2],
-        moved=json.loads(drove.removeprefix("DROVE")),
+        processor=told["processor"],
+        moved=told["moved"],
         warnings="".join(o.text for o in said if o.get("name") == "stderr"),
     )

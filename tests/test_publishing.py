@@ -426,8 +426,9 @@ def test_every_control_is_moved_over_its_whole_range_and_put_back(driven, capsys
     assert seen["choice"] == [20, 10]
     assert seen["box"] == [False, True]
     assert pressed == [button]
-    moved = json.loads(capsys.readouterr().out.removeprefix("DROVE"))
-    assert sorted(moved.values()) == [2, 2, 4, 5]
+    told = json.loads(capsys.readouterr().out.removeprefix("DROVE"))
+    assert sorted(told["moved"].values()) == [2, 2, 4, 5]
+    assert told["processor"] > 0
 
 
 def test_what_a_callback_raises_inside_of_an_output_is_raised(driven):
