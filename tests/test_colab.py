@@ -37,7 +37,8 @@ def test_it_runs_in_an_empty_folder_and_its_controls_raise_nothing(path, python,
     minutes = (run.install + run.cells) / 60
     print(
         f"\n{path.stem}: {minutes:.1f} min ({run.install:.0f} s to install, {run.cells:.0f} s for "
-        f"the cells, {run.processor:.0f} s of the processor); {len(run.moved)} controls at {sum(run.moved.values())} values in "
+        f"the cells, {run.processor:.0f} s of the processor); "
+        f"{len(run.moved)} controls at {sum(run.moved.values())} values in "
         f"{run.controls:.0f} s{'; stderr: ' + run.warnings[:300] if run.warnings else ''}"
     )
     found = "from hilbertlib.claims import records_in; assert records_in('records')"
