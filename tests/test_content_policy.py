@@ -83,6 +83,13 @@ def test_the_encoding_comes_first_and_a_second_build_changes_nothing():
     assert once.index("charset") < once.index("Content-Security-Policy") < once.index("<script")
 
 
+def test_the_icons_script_is_dropped_and_no_other():
+    icons = '<script defer src="../_static/scripts/fontawesome.js?digest=5"></script>'
+    guarded = policy.protect(page(icons))
+    assert guarded == policy.protect(page())
+    assert 'src="_static/book.js"' in guarded
+
+
 def test_json_is_no_script_and_a_hosted_kernels_settings_are_dropped():
     kernel = (
         '<script type="text/x-thebe-config">\n{ repo: "somewhere" }\n</script>'

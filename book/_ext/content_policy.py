@@ -39,11 +39,17 @@ META = re.compile(r'\s*<meta http-equiv="Content-Security-Policy" content="[^"]*
 # Before it nothing but the encoding, which a browser looks for in a page's first 1,024 bytes.
 HEAD = re.compile(r"<head[^>]*>(\s*<meta charset=[^>]*>)?")
 SCRIPT = re.compile(r"<script\b(?P<attributes>[^>]*)>(?P<text>.*?)</script>", re.DOTALL | re.I)
-# What the theme writes for code on a hosted kernel: no use here, and it names a service outside.
-THEBE = re.compile(
-    r'\s*<script type="text/x-thebe-config">.*?</script>\s*<script>\s*kernelName = [^<]*</script>',
-    re.DOTALL,
-)
+# What the theme writes and the book does not use.
+UNUSED = [
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        # For code on a hosted kernel; it names a service outside.
+        r"\s*<script type=\"text/x-thebe-config\">.*?</script>\s*"
+        r"<script>\s*kernelName = [^<]*</script>",
+        # The icons once more, as 1.5 MB of script: the style sheet draws them from a font.
+        r"\s*<script[^>]* src=\"[^\"]*/scripts/fontawesome\.js[^\"]*\"></script>",
+    )
+]
 _WORD = r"(?:'[^'<>\\]*'|\"[^\"<>\\]*\"|true|false)"
 OWN = [
     re.compile(pattern, re.DOTALL)
@@ -84,7 +90,8 @@ def policy(page: str) -> str:
 
 def protect(page: str) -> str:
     """The page with its policy at the start of its head; a policy it had is replaced."""
-    page = THEBE.sub("", META.sub("", page))
+    for pattern in (META, *UNUSED):
+        page = pattern.sub("", page)
     meta = f'<meta http-equiv="Content-Security-Policy" content="{policy(page)}">'
     return HEAD.sub(lambda head: f"{head[0]}\n    {meta}", page, count=1)
 
