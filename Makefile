@@ -16,6 +16,7 @@ help: ## what each target does
 .venv/.installed: requirements.txt constraints.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No python3 on the path: install Python 3.11 or newer."; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed; {sys.executable} is {v[0]}.{v[1]}. Name another with make PYTHON=...")'
+	@echo "Installing into .venv: gigabytes and minutes, with nothing printed until it is done. Stop and start again as you like."
 	$(PYTHON) -m venv .venv
 	$(if $(TORCH_INDEX),$(RUN) -m pip install --quiet $(shell grep -E '^torch(vision)?==' requirements.txt) --index-url $(TORCH_INDEX))
 	$(RUN) -m pip install --quiet -r requirements.txt -c constraints.txt
