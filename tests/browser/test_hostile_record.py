@@ -3,6 +3,7 @@
 The page here has no policy of its own, so that nothing but the escaping holds the text back.
 """
 
+import re
 import sys
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from hilbertlib.experiments.runner import record_path
 from hilbertlib.figures.cover import picture
 from hilbertlib.figures.style import Line, curves
 from hilbertlib.records import Claim, Provenance, Record, Table, judge, load_record, save_record
+from publishing import outputs
 
 sys.path.append(str(ROOT / "book" / "_ext"))
 from function_space_book import FIGURE, LAB, PLOTLY, InteractiveMime
@@ -155,3 +157,20 @@ def test_a_figure_in_a_hosted_notebook_closes_no_script_early():
         return figure.to_html(include_plotlyjs=False, full_html=False).count("</script>")
 
     assert ends(EVIL) == ends("harmless")
+
+
+def test_a_published_notebook_shows_a_hostile_record_as_text():
+    def tags(text: str) -> list[str]:
+        payload = {
+            "figure": live._compact(draw_named(text)),
+            "controls": [{"label": text, "texts": [text, text], "start": 0}],
+            **dict.fromkeys(("caption", "provenance", "alt"), text),
+        }
+        page = outputs.figure_html(payload, "one") + outputs.laboratory_html({"tab": text})
+        return re.findall(r"</?(?:script|img|svg|iframe|b|a|table|figure)\b", page)
+
+    assert tags(EVIL) == tags("harmless")
+
+
+def draw_named(text: str) -> go.Figure:
+    return go.Figure(go.Scatter(x=[1], y=[1], name=text)).update_layout(title=text)
