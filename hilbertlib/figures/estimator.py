@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from ..distance import L2Estimate
 from ..experiments.estimator import SCALES
 from ..records import Record
-from .style import COLOUR, SCALE_COLOUR, Line, axis, curves, layout, panels
+from .style import COLOUR, SCALE_COLOUR, TIME_SCALE, Line, axis, curves, layout, panels
 
 _COLOUR = dict(zip(SCALES, SCALE_COLOUR, strict=True))
 
@@ -55,13 +55,15 @@ def needed(record: Record, relative: float) -> tuple[go.Figure, str]:
     """Examples for ± ``relative`` at 95%, over the epochs, at three scales; bands over seeds."""
     factor = (0.05 / relative) ** 2
     lines = []
-    for scale in SCALES:
+    for scale, at, side in zip(SCALES, (0.5, 0.75, 0.5), ("above", "below", "above"), strict=True):
         table = record["pairs"].where(scale=scale)
         epochs = table.unique("epoch")
         y = np.reshape(table["needed"], (-1, len(epochs))) * factor
+        mean = np.exp(np.log(y).mean(0))
         lines.append(
-            Line(scale, epochs, np.exp(np.log(y).mean(0)), _COLOUR[scale], y.min(0), y.max(0))
-        )
+            Line(scale, epochs, mean, _COLOUR[scale], y.min(0), y.max(0),
+                 label_at=at, label_side=side)
+        )  # fmt: skip
     figure = curves(
         lines,
         title="How many images for a given precision?",
@@ -76,7 +78,7 @@ def needed(record: Record, relative: float) -> tuple[go.Figure, str]:
     figure.update_yaxes(range=[-0.5, 7])
     figure.add_hline(y=500, line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5})
     last = {line.name: float(np.asarray(line.y)[-1]) for line in lines}
-    said = ", ".join(f"{np.ceil(n):,.0f} {scale}" for scale, n in last.items())
+    said = ", ".join(f"{np.ceil(np.round(n, 6)):,.0f} {scale}" for scale, n in last.items())
     return figure, f"For ±{relative:.0%} at the last epoch: {said}. Dotted: five hundred."
 
 
@@ -99,8 +101,9 @@ def spread(record: Record) -> go.Figure:
             mode="markers",
             marker={
                 "color": table["epoch"],
-                "colorscale": "Cividis",
+                "colorscale": TIME_SCALE,
                 "size": 7,
+                "line": {"color": COLOUR["neutral"], "width": 0.8},  # dark dots on a dark page
                 "showscale": col == 3,
                 "colorbar": {"title": "epoch", "thickness": 10},
             },
@@ -128,8 +131,10 @@ def concentration(fractions: ArrayLike, shares: Mapping[str, ArrayLike]) -> go.F
     colours = SCALE_COLOUR[::-1]
     x = 100 * np.asarray(fractions)
     lines = [
-        Line(name, x, y, colour, label_at=0.5, label_side="above")
-        for (name, y), colour in zip(shares.items(), colours, strict=False)
+        Line(name, x, y, colour, label_at=at, label_side=side)
+        for (name, y), colour, at, side in zip(
+            shares.items(), colours, (0.35, 0.2, 0.6), ("left", "below", "right"), strict=False
+        )
     ]
     figure = curves(
         lines,
@@ -139,7 +144,6 @@ def concentration(fractions: ArrayLike, shares: Mapping[str, ArrayLike]) -> go.F
         alt="Share of the squared distance against the share of images that carry it. Early it "
         "rises gradually; late in training it rises almost at once to one.",
         right=24,
-        labels=False,
     )
     figure.update_yaxes(range=[0, 1.05], tickformat=".0%")
     return figure
@@ -149,8 +153,8 @@ def coverage(sizes: Sequence[int], held: Mapping[str, Sequence[float]]) -> go.Fi
     """How often a 95% interval holds the truth, against the number of images."""
     colours = SCALE_COLOUR[:0:-1]
     lines = [
-        Line(name, sizes, y, colour, mode="lines+markers", label_at=0.5, label_side="above")
-        for (name, y), colour in zip(held.items(), colours, strict=False)
+        Line(name, sizes, y, colour, mode="lines+markers", label_at=0.4, label_side=side)
+        for (name, y), colour, side in zip(held.items(), colours, ("below", "right"), strict=False)
     ]
     figure = curves(
         lines,
@@ -162,7 +166,6 @@ def coverage(sizes: Sequence[int], held: Mapping[str, Sequence[float]]) -> go.Fi
         "slowly.",
         log_x=True,
         right=24,
-        labels=False,
     )
     figure.update_yaxes(range=[0, 1.05], tickformat=".0%")
     figure.add_hline(y=0.95, line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5})

@@ -8,7 +8,18 @@ import plotly.graph_objects as go
 
 from ..experiments.exchange_claims import SCALES, walks
 from ..records import Record
-from .style import COLOUR, CYCLE, SCALE_COLOUR, Line, add_lines, axis, curves, layout, panels
+from .style import (
+    COLOUR,
+    CYCLE,
+    SCALE_COLOUR,
+    TIME_SCALE,
+    Line,
+    add_lines,
+    axis,
+    curves,
+    layout,
+    panels,
+)
 
 NAMES = {"updates": "between updates", "epoch": "between epochs", "start": "from the start"}
 _VALUES = [m * 10.0**k for k in range(-4, 3) for m in (1, 2, 5)]
@@ -47,7 +58,8 @@ def cloud(record: Record, arm: str, scale: str, until: int) -> tuple[go.Figure, 
         marker={
             "size": np.where(seen, 10, 6).tolist(),
             "color": epoch.tolist(),
-            "colorscale": "Cividis",
+            "colorscale": TIME_SCALE,
+            "line": {"color": COLOUR["neutral"], "width": 0.8},  # dark dots on a dark page
             "opacity": np.where(seen, 0.95, 0.12).tolist(),
             "showscale": True,
             "colorbar": {"title": "epoch", "thickness": 10},
