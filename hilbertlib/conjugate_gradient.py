@@ -52,7 +52,8 @@ def conjugate_gradient(
         b: Right-hand side, shape ``(P,)``.
         damping: Added to every eigenvalue; at least 0.
         tol: Stop when the residual is this fraction of ``|b|``. With 0 the iteration runs
-            ``max_iter`` times on purpose, as trust-region methods do, and does not warn.
+            ``max_iter`` times on purpose, as trust-region methods do, and does not warn; it ends
+            sooner only when nothing of ``b`` is left.
         max_iter: Products at most.
 
     Raises:
@@ -91,7 +92,9 @@ def conjugate_gradient(
     x, r, p = torch.zeros_like(b), b.clone(), b.clone()
     square = first = float(r @ r)
     steepest, path, iterations, eps = 0.0, 0.0, 0, torch.finfo(b.dtype).eps
-    while iterations < max_iter and square > 0 and square > tol**2 * first:
+    # Below eps² of b the residual that is carried along says nothing, and soon underflows.
+    enough = max(tol, eps**2) ** 2 * first
+    while iterations < max_iter and square > enough:
         ap = times(p)
         curvature, length = float(p @ ap), float(p @ p)
         if not math.isfinite(curvature):

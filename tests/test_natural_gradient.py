@@ -188,6 +188,17 @@ def test_a_right_hand_side_of_one_entry():
     assert found.converged is False
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_it_ends_by_itself_when_nothing_of_b_is_left(scale):
+    eigenvalues = torch.logspace(0, -2, 50) * scale
+    b = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    found = conjugate_gradient(
+        lambda v: eigenvalues * v, b, damping=0.1 * scale, tol=0.0, max_iter=5000
+    )
+    assert found.iterations < 1000
+    torch.testing.assert_close(found.x, b / (eigenvalues + 0.1 * scale), rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize(("left", "converged"), [(0.5, True), (0.75, False)])
 def test_converged_is_measured_and_allows_twice_the_tolerance(left, converged):
     """A product that changes after the iteration, as rounding changes it, is found out."""
