@@ -147,7 +147,7 @@ class Walk:
 SETTING = replace(hcgd_sequences.LIVE, pool=1, epochs=16)
 """For reading in portions: all 64 pixels of a digit."""
 
-STEEP = replace(hcgd_sequences.LIVE, lr=0.4, epochs=24)
+STEEP = replace(hcgd_sequences.LIVE, lr=0.4, epochs=16)
 """For clipping against the leash: a rate at which gradients that nobody clips do harm."""
 
 RULES = {

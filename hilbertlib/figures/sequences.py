@@ -47,14 +47,14 @@ def memory(w: float, seed: int = 3) -> tuple[go.Figure, str]:
     add_lines(
         figure,
         [
-            Line("before", time, states(w, x), other, width=4, label_at=0.21),
+            Line("before", time, states(w, x), other, width=4, label_at=0.78),
             Line(
                 "after",
                 time,
                 states(w + NUDGE, x),
                 colour,
                 width=2,
-                label_at=0.25,
+                label_at=0.49,
                 label_side="below",
             ),
         ],
@@ -308,7 +308,7 @@ def effective_rate(record: Record, arm: str) -> float:
 def control(record: Record) -> tuple[go.Figure, str]:
     """Accuracy at the end against the rate that an arm amounts to: plain SGD's curve, and HC's."""
     figure = panels(
-        ["Test accuracy at the end"],
+        [""],
         title="More corrections, or a larger learning rate?",
         alt="Test accuracy against the effective learning rate on a logarithmic axis: a line of "
         "plain SGD runs at several rates, and beside it the leashed arms at the rates that their "
@@ -342,7 +342,9 @@ def control(record: Record) -> tuple[go.Figure, str]:
         axis("learning rate ε + (n − 1)η", type="log", range=ends),
         tickvals=ticks, ticktext=[f"{v:g}" for v in ticks], row=1, col=1,
     )  # fmt: skip
-    figure.update_yaxes(axis("share right", tickformat=".0%", range=[0, 1]), row=1, col=1)
+    figure.update_yaxes(
+        axis("test accuracy at the end", tickformat=".0%", range=[0, 1]), row=1, col=1
+    )
     _legend(figure)
     return figure, f"{', '.join(said)}."
 
@@ -377,7 +379,7 @@ def rules(ruled: Mapping[str, Sequence[Walk]]) -> go.Figure:
 def posts(record: Record) -> go.Figure:
     """How far a corrected step goes over one without, by what X_V shows; intervals over seeds."""
     figure = panels(
-        ["One correction, by what X_V shows"],
+        ["One correction, X_V showing:"],
         title="The same leash, tied to other images",
         alt="Ratios below one with intervals over seeds: a correction on digits in the network's "
         "own order shortens the step, one on another order or on black images less.",
@@ -396,7 +398,7 @@ def posts(record: Record) -> go.Figure:
         row=1, col=1,
     )  # fmt: skip
     figure.update_yaxes(axis("", autorange="reversed"), row=1, col=1)
-    figure.update_xaxes(axis("L₂ with the correction / without"), row=1, col=1)
+    figure.update_xaxes(axis("L₂ with / without it"), row=1, col=1)
     figure.add_vline(x=1, line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5})
     return figure
 
