@@ -10,7 +10,7 @@ from ..experiments.exchange_claims import SCALES, walks
 from ..records import Record
 from .style import (
     COLOUR,
-    CYCLE,
+    DIRECTION_COLOUR,
     SCALE_COLOUR,
     TIME_SCALE,
     Line,
@@ -131,7 +131,8 @@ def fan(lengths: Sequence[float], found: Mapping[str, np.ndarray]) -> go.Figure:
     """L2 against the length of a step, for several directions; dotted: the straight line."""
     names = [name for name in found if not name.endswith(", predicted")]
     lines = []
-    for colour, name in zip(CYCLE[3:], names, strict=False):
+    along, at_random, other = DIRECTION_COLOUR
+    for colour, name in zip((at_random, along, other), names, strict=False):
         lines.append(Line(name, lengths, found[name], colour, mode="lines+markers"))
         straight = found[f"{name}, predicted"]
         lines.append(Line("", lengths, straight, colour, dash="dot", width=1.5))

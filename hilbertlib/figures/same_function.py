@@ -7,7 +7,18 @@ import plotly.graph_objects as go
 
 from ..experiments.same_function import PAIRS, Walk
 from ..records import Record
-from .style import COLOUR, CYCLE, Line, add_lines, axis, curves, layout, panels
+from .style import (
+    COLOUR,
+    CYCLE,
+    DIRECTION_COLOUR,
+    START_COLOUR,
+    Line,
+    add_lines,
+    axis,
+    curves,
+    layout,
+    panels,
+)
 
 
 def walk(walk: Walk, at: float, classes: Sequence[str]) -> tuple[go.Figure, str]:
@@ -105,11 +116,8 @@ def fan(
     ways: Mapping[str, np.ndarray], lengths: Sequence[float], at: float
 ) -> tuple[go.Figure, str]:
     """Function distance after equal steps in three directions; the dots stand at one length."""
-    colours = {
-        "along the gradient": COLOUR["L2"],
-        "at random": COLOUR["ℓ2"],
-        "rescaling units": COLOUR["natural gradient"],
-    }
+    names = ("along the gradient", "at random", "rescaling units")
+    colours = dict(zip(names, DIRECTION_COLOUR, strict=True))
     k = int(np.abs(np.asarray(lengths) - at).argmin())
     figure = curves(
         [Line(name, lengths, y, colours[name]) for name, y in ways.items()],
@@ -137,10 +145,10 @@ def fan(
 def humps(record: Record) -> go.Figure:
     """How far each walk strays from the nearer of its ends: mean over seeds, and their range."""
     style = {
-        "shuffled twin": (COLOUR["L2"], "solid"),
-        "shuffled twin, matched": (COLOUR["L2"], "dot"),
-        "independent network": (COLOUR["ℓ2"], "solid"),
-        "independent network, matched": (COLOUR["ℓ2"], "dot"),
+        "shuffled twin": (START_COLOUR[0], "solid"),
+        "shuffled twin, matched": (START_COLOUR[0], "dot"),
+        "independent network": (START_COLOUR[1], "solid"),
+        "independent network, matched": (START_COLOUR[1], "dot"),
     }
     lines = []
     for name, (colour, dash) in style.items():

@@ -29,6 +29,8 @@ CYCLE = ("#3b8bd4", "#d9620f", "#1b9e77", "#8a63c9", "#c2568f", "#a3881c")
 SCALE_COLOUR = ("#a3881c", "#5f6f86", "#a5533a")
 # Networks that differ in their start alone: no method's colour and no space's.
 START_COLOUR = SCALE_COLOUR
+# Directions of a step: along the gradient, at random, and one that is neither.
+DIRECTION_COLOUR = SCALE_COLOUR[::-1]
 TIME_SCALE = "Cividis"  # early to late; readable without colour vision
 
 
