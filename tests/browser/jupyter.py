@@ -80,7 +80,7 @@ def jupyterlab(folder: Path, cells: Sequence[str]) -> Iterator[str]:
 def open_notebook(page: Page, address: str) -> None:
     """Open the notebook and wait until its kernel is idle."""
     page.goto(address)
-    page.wait_for_function("window.jupyterapp?.restored", timeout=60_000)
+    page.wait_for_function("window.jupyterapp?.restored.then(() => true)", timeout=60_000)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
     page.evaluate("window.jupyterapp.shell.currentWidget.context.ready")
     page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.ready")
