@@ -13,7 +13,7 @@ from hilbertlib.experiments import estimator as estimator_runs
 from hilbertlib.experiments import leash as leash_runs
 from hilbertlib.experiments import same_function as same_runs
 from hilbertlib.figures import cover, estimator, leash, same_function, style
-from hilbertlib.records import Record, Table
+from hilbertlib.records import Record, Table, seed_interval
 
 
 def check(figure: go.Figure) -> None:
@@ -198,3 +198,10 @@ def test_the_colours_of_the_methods():
     for order in (["Adam", "HCGD", "SGD"], ["SGD", "Adam", "HCGD"]):  # not by position
         figure = style.path_map(dict.fromkeys(order, path), title="t", alt="a" * 50)
         check_colours(figure)
+
+
+def test_error_bars_reach_to_the_end_of_the_interval_and_one_seed_has_none():
+    intervals = [seed_interval([0.2, 0.3, 0.4]), seed_interval([0.5])]
+    bars = style.error_bars(intervals)
+    assert bars["array"] == [intervals[0].high - intervals[0].mean, 0.0]
+    assert intervals[0].mean - intervals[0].low == pytest.approx(bars["array"][0])

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from ..experiments.forgetting import EVERY, LAMBDAS, MAIN
 from ..records import Record, Table, seed_interval
-from .style import COLOUR, Line, add_lines, axis, curves, panels
+from .style import COLOUR, Line, add_lines, axis, curves, error_bars, panels
 
 OF_METHOD: Mapping[str, str] = {
     "Adam": COLOUR["Adam"],
@@ -271,11 +271,7 @@ def arms(
         figure.add_scatter(
             x=[v.mean for v in values],
             y=list(names.values()),
-            error_x={
-                "type": "data",
-                "array": [v.high - v.mean for v in values],
-                "color": COLOUR["neutral"],
-            },
+            error_x=error_bars(values),
             mode="markers",
             marker={"size": 11, "color": colours},
             row=1,

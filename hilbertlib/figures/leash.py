@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from ..experiments.leash import Run
 from ..records import Record, seed_interval
-from .style import COLOUR, Line, add_lines, add_paths, axis, curves, panels
+from .style import COLOUR, Line, add_lines, add_paths, axis, curves, error_bars, panels
 
 
 def paths(
@@ -156,11 +156,7 @@ def arms(record: Record, names: Sequence[str], title: str, alt: str) -> go.Figur
         figure.add_scatter(
             x=[v.mean for v in values],
             y=list(names),
-            error_x={
-                "type": "data",
-                "array": [v.high - v.mean for v in values],
-                "color": COLOUR["neutral"],
-            },
+            error_x=error_bars(values),
             mode="markers",
             marker={"size": 11, "color": [_colour(name) for name in names]},
             row=1,

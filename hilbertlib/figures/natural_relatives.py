@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..records import Record, Table, seed_interval
-from .style import COLOUR, axis, layout
+from .style import COLOUR, axis, error_bars, layout
 
 
 def kinds(record: Record, epoch: int) -> tuple[go.Figure, str]:
@@ -68,11 +68,7 @@ def _dots(
     figure.add_scatter(
         x=[v.mean for v in found],
         y=list(values),
-        error_x={
-            "type": "data",
-            "array": [v.high - v.mean for v in found],
-            "color": COLOUR["neutral"],
-        },
+        error_x=error_bars(found),
         mode="markers",
         marker={
             "size": 11,

@@ -9,8 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..experiments.recurrence import POSTS, OneWeight, Walk, states, tied_rates, untied_rates
-from ..records import Interval, Record, seed_interval
-from .style import COLOUR, Line, add_lines, axis, panels
+from ..records import Record, seed_interval
+from .style import COLOUR, Line, add_lines, axis, error_bars, panels
 
 STEPS = 100  # how long the memory of the first figure is watched
 NUDGE = 0.01
@@ -326,7 +326,7 @@ def control(record: Record) -> tuple[go.Figure, str]:
         beside = 1.03 if "HC" in name else 1.0  # or one interval would hide the other
         figure.add_scatter(
             x=[beside * effective_rate(record, a) for a in members], y=[v.mean for v in values],
-            error_y=_bars(values) | {"color": colour, "thickness": 1.5},
+            error_y=error_bars(values) | {"color": colour, "thickness": 1.5},
             mode="lines+markers+text", name=name, meta={"legend": True},
             line={"color": colour, "width": 2, "dash": "dot" if name == "SGD+HC" else "solid"},
             marker={"color": colour, "size": 11, "symbol": "diamond" if "HC" in name else "circle"},
@@ -387,7 +387,7 @@ def posts(record: Record) -> go.Figure:
     )
     values = [seed_interval(record["posts"].where(post=p)["ratio"]) for p in POSTS]
     figure.add_scatter(
-        x=[v.mean for v in values], y=list(POSTS), error_x=_bars(values), mode="markers",
+        x=[v.mean for v in values], y=list(POSTS), error_x=error_bars(values), mode="markers",
         marker={"size": 11, "color": [COLOUR["HCGD"], COLOUR["neutral"], COLOUR["neutral"]]},
         row=1, col=1,
     )  # fmt: skip
@@ -408,11 +408,6 @@ def accuracy(record: Record, arm: str) -> np.ndarray:
     table = record["curve"].where(arm=arm)
     rows = [table.where(seed=s)["test_accuracy"] for s in table.unique("seed")]
     return np.array(rows) if rows else np.empty((0, 0))
-
-
-def _bars(values: Sequence[Interval]) -> dict[str, Any]:
-    width = [v.high - v.mean if np.isfinite(v.high) else 0.0 for v in values]
-    return {"type": "data", "array": width, "color": COLOUR["neutral"]}
 
 
 def _named(arm: str) -> str:

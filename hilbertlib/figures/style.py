@@ -14,6 +14,8 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
+from ..records import Interval
+
 COLOUR: Mapping[str, str] = {
     "SGD": "#3b8bd4",
     "HCGD": "#d9620f",
@@ -91,6 +93,12 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
     if more.get("type") == "log":
         style |= {"exponentformat": "power", "dtick": more.pop("dtick", 1)}
     return style | more
+
+
+def error_bars(intervals: Sequence[Interval]) -> dict[str, Any]:
+    """Error bars of means with their intervals over seeds; of a single seed there is none."""
+    width = [v.high - v.mean if np.isfinite(v.high) else 0.0 for v in intervals]
+    return {"type": "data", "array": width, "color": COLOUR["neutral"]}
 
 
 def add_lines(

@@ -11,7 +11,7 @@ from ..experiments.contest_tuning import TUNING, best
 from ..experiments.what_came_next import AGAIN, SLOW, versus
 from ..records import Interval, Record, seed_interval
 from . import style
-from .style import axis, layout, panels, rgba
+from .style import axis, error_bars, layout, panels, rgba
 
 COLOUR: Mapping[str, str] = {**style.COLOUR, "SAM": "#a3881c", "Muon": "#a5533a"}
 _DASH = {"Adam": "dot", "Adam+HC": "dot", "SAM": "dash", "Muon": "dash"}
@@ -223,13 +223,7 @@ def _dots(figure: go.Figure, names: Sequence[str], found: Sequence[Interval], co
     figure.add_scatter(
         x=[v.mean for v in found],
         y=list(names),
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [v.high - v.mean for v in found],
-            "arrayminus": [v.mean - v.low for v in found],
-            "color": COLOUR["neutral"],
-        },
+        error_x=error_bars(found),
         mode="markers",
         marker={
             "size": 11,
