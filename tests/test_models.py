@@ -101,6 +101,22 @@ def test_squeezenet_keeps_several_pixels_to_the_end():
     assert squeezenet_cifar().features(torch.rand(1, 3, 32, 32)).shape[2:] == (4, 4)
 
 
+@pytest.mark.parametrize("build", [cnn4, lambda: squeezenet_cifar(dropout=0)])
+def test_filters_laid_out_channels_last_compute_the_same_network(build):
+    model, x = seeded(build, 0), torch.rand(4, 3, 32, 32)
+    twin = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    filters = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in filters)
+    here, there = model(x), twin(x)
+    torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-5)
+    ours, theirs = (
+        torch.cat([g.flatten() for g in torch.autograd.grad(out.square().sum(), net.parameters())])
+        for out, net in ((here, model), (there, twin))
+    )
+    # As vectors: biases before BatchNorm have gradients of nothing but rounding.
+    assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+
+
 def test_lstm_reads_pixels_in_order_to_the_last():
     model = seeded(lambda: LSTMClassifier(hidden=5, inputs=2), 0)
     x = torch.rand(3, 2, 2, 2)
