@@ -369,9 +369,8 @@ def beside(
         As for :func:`show`; the provenance is that of the live record.
     """
     path = record_path(records_folder(folder), live.experiment, "paper")
-    command = f"python -m hilbertlib run {live.experiment} --scale paper"
     if not path.exists():
-        note = f"{provenance}; no record at the paper's scale yet: {command}"
+        note = f"{provenance}; not run at the paper's scale yet"
         drawn = draw(live)
         show(drawn[0] if isinstance(drawn, tuple) else drawn, caption, provenance=note)
         return

@@ -11,9 +11,16 @@ from .records import Claim, Interval, Record, Table, Verdict, Word
 _WORDS: tuple[Word, ...] = ("reproduced", "partly", "inconclusive", "not reproduced", "not tested")
 
 
-def verdict_table(judged: Iterable[tuple[Claim, Verdict]]) -> str:
-    """HTML: each claim with its reading and margin, what was measured, and the verdict."""
-    rows = "".join(_row(claim, verdict) for claim, verdict in judged)
+def verdict_table(judged: Iterable[tuple[Claim, Verdict]], experiments: bool = False) -> str:
+    """HTML: each claim with its reading and margin, what was measured, and the verdict.
+
+    Args:
+        experiments: Whether to name each claim's experiment in place of where it stands.
+    """
+    rows = "".join(
+        _row(claim, verdict, claim.experiment if experiments else claim.where)
+        for claim, verdict in judged
+    )
     head = "<thead><tr><th>claim</th><th>measured</th><th>verdict</th></tr></thead>"
     return f'<table class="book-verdicts">{head}<tbody>{rows}</tbody></table>'
 
@@ -24,10 +31,21 @@ def scorecard(records: Mapping[str, Record], ours: bool = False) -> str:
     Args:
         records: By experiment (:func:`hilbertlib.claims.records_in`).
         ours: Whether to show the book's own claims in place of the paper's.
+
+    Those that no record judges yet are folded away below the others.
     """
     said = verdicts(records)
-    chosen = [c for c in CLAIMS.values() if (c.where in OURS) == ours]
-    return verdict_table((claim, said[claim.id]) for claim in chosen)
+    chosen = [(c, said[c.id]) for c in CLAIMS.values() if (c.where in OURS) == ours]
+    tested = [pair for pair in chosen if pair[1].word != "not tested"]
+    waiting = [pair for pair in chosen if pair[1].word == "not tested"]
+    # Where our own claims stand is "this chapter", which would be the scorecard's.
+    table = verdict_table(tested, experiments=ours) if tested else ""
+    if waiting:
+        table += (
+            '<details class="book-waiting"><summary>Claims that wait for a record: '
+            f"{len(waiting)}</summary>{verdict_table(waiting, experiments=ours)}</details>"
+        )
+    return table
 
 
 def tally(records: Mapping[str, Record], seeds: int | None = None) -> dict[str, int]:
@@ -59,13 +77,14 @@ def sources(records: Mapping[str, Record]) -> str:
     return f'<table class="book-verdicts book-sources">{head}<tbody>{rows}</tbody></table>'
 
 
-def _row(claim: Claim, verdict: Verdict) -> str:
+def _row(claim: Claim, verdict: Verdict, where: str) -> str:
     # That a reduced setting cannot refute protects the paper's claims, not ours.
-    refuted = {part.word for part in verdict.parts.values()} == {"not reproduced"}
+    refuted = verdict.contradicted
     look = "holds" if verdict.word == "reproduced" else "fails" if refuted else "open"
     word = str(verdict) if verdict.word != "not tested" else verdict.word
-    if claim.where in OURS and verdict.word != "not tested":
-        word = {"holds": "holds", "fails": "does not hold", "open": "undecided"}[look]
+    if claim.where in OURS:
+        ours = {"holds": "holds", "fails": "does not hold", "open": "undecided"}
+        word = ours[look] if verdict.word != "not tested" else "waits"
     elif verdict.word != "not reproduced" and look == "fails":
         look = "open"
     effects = "<br>".join(
@@ -74,8 +93,8 @@ def _row(claim: Claim, verdict: Verdict) -> str:
     )
     return (
         f'<tr data-claim="{html.escape(claim.id)}"><td>{html.escape(claim.sentence)} '
-        f"<small>({html.escape(claim.where)})</small></td>"
-        f"<td>{effects}<br><small>{html.escape(claim.reading)}; "
+        f"<small>({html.escape(where)})</small></td>"
+        f"<td>{effects or 'not measured'}<br><small>{html.escape(claim.reading)}; "
         f"{claim.direction} {_margin(claim.margin)}</small></td>"
         f'<td><span class="book-verdict {look}">{html.escape(word)}</span></td></tr>'
     )
@@ -93,10 +112,10 @@ def _source(name: str, record: Record | None) -> str:
             f"data {p.dataset}, checksum {p.dataset_checksum[:12]}",
             *([p.dataset_note] if p.dataset_note else []),
             f"code {(p.commit or 'unknown')[:12]}, torch {p.versions['torch']}",
-            *(f"departs from the paper: {text}" for text in p.departures),
-            *(f"left open, chosen: {text}" for text in p.config.get("choices", ())),
         ]  # fmt: skip
         said = "<br>".join(map(html.escape, what))
+        said += _list("departs from the paper", p.departures)
+        said += _list("left open by the paper, chosen here", p.config.get("choices", ()))
         if p.reduced:
             said += f"<br>reduced; in full: <code>{command} --device auto</code>"
     title = (
@@ -109,8 +128,21 @@ def _source(name: str, record: Record | None) -> str:
     )
 
 
+def _list(title: str, texts: Iterable[str]) -> str:
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+    return f"<p>{title}:</p><ul>{items}</ul>" if items else ""
+
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+    """A number as it is printed: three digits, a minus and no hyphen, powers of ten as powers."""
+    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+    digits, _, exponent = text.partition("e")
+    if exponent:
+        digits += f" · 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    return digits.replace("-", "−")
 
 
 def say(interval: Interval) -> str:

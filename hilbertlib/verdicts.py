@@ -176,8 +176,16 @@ class Verdict:
     reduced: bool = False
     reason: str = ""
 
+    @property
+    def contradicted(self) -> bool:
+        """Whether the interval excludes the claimed effect, in every part of the range."""
+        return {part.word for part in self.parts.values()} == {"not reproduced"}
+
     def __str__(self) -> str:
-        return f"{self.word} (reduced setting)" if self.reduced else self.word
+        if not self.reduced:
+            return self.word
+        speaks = "the reduced setting speaks against it"
+        return f"{self.word} ({speaks if self.contradicted else 'reduced setting'})"
 
 
 def judge(claim: Claim, record: "Record | None", level: float = 0.95) -> Verdict:

@@ -43,7 +43,7 @@ def test_verdicts_are_counted_and_told_apart():
     html += cell.format("open", "inconclusive") + cell.format("holds", "reproduced")
     said = behind.verdicts_in(html)
     assert said == {"reproduced": 2, "holds": 1, "inconclusive": 1}
-    assert behind.tally(said) == "the paper's: 2 reproduced, 1 inconclusive<br>ours: 1 hold"
+    assert behind.tally(said) == "the paper's: reproduced 2, inconclusive 1<br>ours: holds 1"
     assert behind.tally(behind.verdicts_in("")) == "none"
 
 

@@ -10,8 +10,8 @@ from hilbertlib import claims, data
 from hilbertlib.experiments import catalogue, runner
 from hilbertlib.experiments.runner import record_path
 from hilbertlib.provenance import plain
-from hilbertlib.records import load_record
-from hilbertlib.scorecard import scorecard, sources, tally, verdict_table
+from hilbertlib.records import load_record, seed_interval
+from hilbertlib.scorecard import say, scorecard, sources, tally, verdict_table
 
 RECORDS = Path(__file__).resolve().parents[1] / "book" / "records"
 
@@ -63,6 +63,33 @@ def test_tables_hold_every_claim_and_escape_what_they_are_given():
     assert all(name in sources({}) for name in catalogue.NAMES)
     hostile = replace(claims.CLAIMS["forget-adam"], sentence="<script>alert(1)</script>.")
     assert "<script" not in verdict_table([(hostile, claims.verdicts({})["forget-adam"])])
+
+
+def test_what_was_measured_comes_first_and_what_waits_is_folded():
+    records = claims.records_in(RECORDS)
+    page = scorecard(records)
+    before, _, folded = page.partition('<details class="book-waiting">')
+    said = {id: v.word == "not tested" for id, v in claims.verdicts(records).items()}
+    for part, waits in ((before, False), (folded, True)):
+        assert all(said[id] is waits for id in re.findall(r'data-claim="([^"]+)"', part))
+    assert "not measured" not in before
+    waiting = sum(said[id] for id in claims.paper_claims())
+    assert f"wait for a record: {waiting}<" in folded or waiting == 0
+    assert "this chapter" not in scorecard(records, ours=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([-0.031, -0.031], "−0.031 [−0.031, −0.031]"),
+        ([5.5e-16], "5.5 · 10⁻¹⁶ (one seed: no interval)"),
+        ([123456.0], "123,456 (one seed: no interval)"),
+        ([2e9], "2 · 10⁹ (one seed: no interval)"),
+        ([0.0], "0 (one seed: no interval)"),
+    ],
+)
+def test_numbers_are_printed_as_numbers_and_not_as_code(values, said):
+    assert say(seed_interval(values)) == said
 
 
 def test_fewer_seeds_decide_less():

@@ -115,7 +115,7 @@ def test_a_live_record_stands_beside_the_paper_scale_one(in_book, tmp_path):
 
     alone = on_page()
     assert alone["controls"] == []
-    assert "no record at the paper's scale yet: python -m hilbertlib" in alone["provenance"]
+    assert "made up; not run at the paper's scale yet" in alone["provenance"]
     paper = replace(live, scale="paper", tables={"runs": Table({"slope": [3.0]})})
     save_record(paper, tmp_path / "forgetting-paper.json")
     both = on_page()
@@ -246,7 +246,9 @@ def test_verdicts_are_shown_and_a_broken_claim_of_the_book_raises():
     page = captured.outputs[0].data["text/html"]
     assert page.count("</tr>") == 3
     assert ">holds<" in page
-    assert "inconclusive (reduced setting)" in page  # live scale cannot refute the paper
+    assert (
+        "inconclusive (the reduced setting speaks against it)" in page
+    )  # it cannot refute the paper
     assert "&lt;b&gt;" in page
     with pytest.raises(AssertionError, match="c: inconclusive"), capture_output():
         live.verdicts(record, [claim("this chapter", 2.0)])

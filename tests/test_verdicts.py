@@ -174,7 +174,10 @@ def test_a_verdict_says_why_and_in_what_setting():
     assert "one seed" in judge(claim([2.0]), record()).reason
     assert "across the margin" in judge(claim(PERHAPS), record()).reason
     refused = judge(claim(NO), record(reduced=True))
-    assert str(refused) == "inconclusive (reduced setting)"
+    assert str(refused) == "inconclusive (the reduced setting speaks against it)"
+    undecided = judge(claim(PERHAPS), record(reduced=True))
+    assert str(undecided) == "inconclusive (reduced setting)"
+    assert [v.contradicted for v in (verdict, refused, undecided)] == [False, True, False]
     assert "does not refute" in refused.reason
     assert str(judge(claim(YES), record())) == "reproduced"
 

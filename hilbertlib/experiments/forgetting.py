@@ -289,8 +289,8 @@ CLAIMS = (
     Claim(
         id="forget-stores",
         where="section 3.1.1",
-        sentence="EWC's and SI's stores are larger than the working memory.",
-        reading="bytes kept from task to task, as held, over those of the L2 memory",
+        sentence="As tensors hold them, EWC's and SI's stores are larger than the working memory.",
+        reading="bytes kept from task to task, four a number, over those of the L2 memory",
         experiment="forgetting",
         effects=_stores,
         margin=1.0,
@@ -298,7 +298,8 @@ CLAIMS = (
     Claim(
         id="forget-memory",
         where="section 3.1",
-        sentence="The memory is comparable to or cheaper than EWC's stored diagonals.",
+        sentence="At a byte a pixel the memory is comparable to or cheaper than EWC's stored "
+        "diagonals.",
         reading="bytes of the memory, a byte a pixel, over those of EWC: the network of the "
         "experiment, and one five times as wide",
         experiment="forgetting",

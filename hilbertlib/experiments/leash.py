@@ -430,8 +430,8 @@ CLAIMS = (
     Claim(
         id="book-squared",
         where="this chapter",
-        sentence="A correction by the squared norm shortens it.",
-        reading="the same for the squared norm",
+        sentence="A correction by the squared norm shortens a short step.",
+        reading="distance with over without such a correction at ε = 0.001, λη = 0.01",
         experiment="path_length",
         effects=lambda r: r["overshoot"].where(norm="squared", rate=0.001)["ratio"],
         margin=1.0,
