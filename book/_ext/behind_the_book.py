@@ -151,7 +151,7 @@ def chapters_table(app: Sphinx) -> str:
         seconds = data.get("runtime")
         said = tally(verdicts_in(outputs(app, docname)))
         total.update(counted)
-        total["seconds"] += seconds or 0
+        total["seconds"] += round(seconds or 0)  # what stands in the column adds up
         rows.append(
             [
                 f'<a href="{docname}.html">{number(docname)} {escape(title(app, docname))}</a>',
@@ -166,7 +166,7 @@ def chapters_table(app: Sphinx) -> str:
             "<b>Together</b>",
             f"{total['words']:,}",
             f"{total['shown']} + {total['folded']}",
-            f"{total['seconds']:.0f}",
+            str(total["seconds"]),
             "",
         ]
     )
