@@ -294,3 +294,13 @@ def test_the_record_is_drawn_at_either_scale():
     rows = live["divergence"].where(epoch=2)
     assert figure.data[2].y == pytest.approx(np.array(rows["new_old"]) / rows["predicted"])
     assert "λ = 10" in text
+    assert [note.text for note in figure.layout.annotations] == ["λ = 1", "λ = 10"]
+    assert [shape.y0 for shape in figure.layout.shapes] == [1]  # where they would be equal
+
+
+def test_a_record_with_several_dampings_is_drawn_at_the_one_that_the_figure_names():
+    table = {"epoch": [0, 0], "damping": [0.1, 0.01], "lam": [10.0] * 2, "seed": [0] * 2}
+    record = made("natural_gradient", divergence={**table, "predicted": [1, 1], "new_old": [2, 9]})
+    figure, text = draw.divergences(record)
+    assert list(figure.data[0].y) == [2]
+    assert text.endswith("untrained 2.00.")

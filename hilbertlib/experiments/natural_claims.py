@@ -149,7 +149,7 @@ CLAIMS = (
         effects=_where(
             "hessian",
             lambda r: {
-                order: _worst(r["hessian"].where(order=order), "error")
+                order.replace("||", "‖"): _worst(r["hessian"].where(order=order), "error")
                 for order in r["hessian"].unique("order")
             },
         ),
@@ -159,9 +159,9 @@ CLAIMS = (
     Claim(
         id="ng-minimiser",
         where="equations 5 and 6",
-        sentence="The minimiser of the linearized cost with the KL divergence is the natural "
+        sentence="The minimizer of the linearized cost with the KL divergence is the natural "
         "gradient over λ.",
-        reading="relative distance of the minimiser, found by LBFGS, from −(1/λ) F⁻¹ J, with the "
+        reading="relative distance of the minimizer, found by LBFGS, from −(1/λ) F⁻¹ J, with the "
         "minus sign that the paper leaves out; F damped; the largest over stages and dampings",
         experiment=_NAME,
         effects=_where(
@@ -177,8 +177,8 @@ CLAIMS = (
     Claim(
         id="book-sign",
         where="this chapter",
-        sentence="As equation 6 is printed, without a minus sign, it is not the minimiser.",
-        reading="relative distance of the minimiser, found by LBFGS, from +(1/λ) F⁻¹ J; F damped; "
+        sentence="As equation 6 is printed, without a minus sign, it is not the minimizer.",
+        reading="relative distance of the minimizer, found by LBFGS, from +(1/λ) F⁻¹ J; F damped; "
         "the largest over stages and dampings",
         experiment=_NAME,
         effects=_where(
@@ -289,8 +289,8 @@ CLAIMS = (
     Claim(
         id="book-algorithm-3",
         where="our guess",
-        sentence="Algorithm 3 learns faster, step for step, than the optimizer that it starts "
-        "from.",
+        sentence="The inner loop (the paper's Algorithm 3) learns faster, step for step, than the "
+        "optimizer that it starts from.",
         reading="training loss of its run with ten inner steps, over the optimizer's after as many "
         "steps",
         experiment=_NAME,

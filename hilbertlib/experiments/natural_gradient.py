@@ -23,7 +23,7 @@ from .natural_steps import (
     drift,
     hessian_errors,
     inner_lr,
-    minimiser,
+    minimizer,
     proposal,
     stages,
 )
@@ -45,7 +45,7 @@ class Config(Setting):
         gathered: Batches from which the diagonal optimizers have their squared gradients.
         dampings: Added to F's eigenvalues, each in turn.
         lam: λ of the inner loops; the exact update's direction does not depend on it.
-        lams: The values of λ at which the minimiser is sought.
+        lams: The values of λ at which the minimizer is sought.
         grid: Numbers of inner steps, or of products in a solve.
         few: The number of inner steps, one of the grid, that the claims call small.
         tolerances: Residuals at which a solve counts as done.
@@ -122,7 +122,7 @@ def measure(config: Config, arm: str, seed: int, place: Place = HERE) -> Rows:
     """One arm from one seed, which decides the network and the batches.
 
     Arm ``exact``, at each stage. Table ``hessian``: the relative error of the KL divergence's
-    Hessian against F. ``minimiser``: how far the minimiser of the cost is from −(1/λ) F⁻¹ J, and
+    Hessian against F. ``minimiser``: how far the minimizer of the cost is from −(1/λ) F⁻¹ J, and
     from +(1/λ) F⁻¹ J (``printed``). ``divergence``: KL divergences of natural steps, predicted and
     real. ``solve``: how near conjugate gradients are after n products. ``cost``: passes of a
     natural step and of one with HCGD. ``drift``: the inner loop without damping. ``passes``: those
@@ -176,7 +176,7 @@ def _exact(config: Config, data: Dataset, seed: int) -> Rows:
             tables["cost"] += [{**here, **row} for row in _costs(config, stage, damping)]
             for lam in config.lams:
                 formula = target.update * (config.lam / lam)
-                away = minimiser(stage, lam, damping)
+                away = minimizer(stage, lam, damping)
                 size = formula.norm()
                 tables["minimiser"].append(
                     {

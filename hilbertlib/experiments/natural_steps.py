@@ -130,7 +130,7 @@ def _hessian_error(stage: Stage, vector: Tensor, new_first: bool) -> float:
     return _relative(hessian, stage.fisher @ vector)
 
 
-def minimiser(stage: Stage, lam: float, damping: float) -> Tensor:
+def minimizer(stage: Stage, lam: float, damping: float) -> Tensor:
     """The Δθ that minimizes ``Jᵀ Δθ + λ/2 Δθᵀ (F + damping) Δθ``, by LBFGS from zero.
 
     It knows the cost and its slope, not the formula that it should meet.

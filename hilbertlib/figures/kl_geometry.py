@@ -8,10 +8,11 @@ import plotly.graph_objects as go
 from ..experiments.kl_geometry import Steps, TwoParameters
 from ..experiments.second_order import LONG
 from ..records import Record
-from .style import COLOUR, CYCLE, Line, add_lines, axis, curves, layout, panels, rgba
+from .style import COLOUR, SCALE_COLOUR, Line, add_lines, axis, curves, layout, panels, rgba
 
 NATURAL, PLAIN, GREY = COLOUR["natural gradient"], COLOUR["SGD"], COLOUR["neutral"]
-EARLY_TO_LATE = (GREY, CYCLE[5], CYCLE[3])
+YELLOW, SLATE, RED = SCALE_COLOUR  # no method's
+EARLY_TO_LATE = (GREY, YELLOW, RED)
 FACTORS = {"tickmode": "array", "tickvals": [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]}
 FACTORS["ticktext"] = [f"{factor:g}" for factor in FACTORS["tickvals"]]
 A_RANGE, B_RANGE = (-8.0, 17.0), (-10.0, 7.0)
@@ -94,13 +95,13 @@ def zoom(measures: Mapping[str, np.ndarray], t: np.ndarray, window: float) -> tu
     """Three measures of one step, in a window around no step, each over its largest value there."""
     inside = np.abs(t) <= window * (1 + 1e-9)
     names = {
-        "new || old": ("KL divergence", NATURAL, 0.14),
-        "half squared": ("half the squared L₂", COLOUR["L2"], 0.9),
-        "norm": ("L₂ norm", COLOUR["Adam"], 0.3),
+        "new || old": ("KL divergence", NATURAL, "solid"),
+        "half squared": ("half the squared L₂", COLOUR["L2"], "dash"),
+        "norm": ("L₂ norm", COLOUR["L2"], "solid"),
     }
     lines = [
-        Line(name, t[inside] / window, values / values.max(), colour, label_at=at)
-        for key, (name, colour, at) in names.items()
+        Line(name, t[inside] / window, values / values.max(), colour, dash=dash)
+        for key, (name, colour, dash) in names.items()
         for values in [measures[key][inside]]
     ]
     figure = curves(
@@ -128,9 +129,9 @@ def directions(measures: Mapping[str, np.ndarray], t: np.ndarray) -> go.Figure:
     """KL, its two directions' distance from their second order and from each other, against t."""
     new, old, second = (measures[k] for k in ("new || old", "old || new", "second order"))
     lines = [
-        Line("KL(new ‖ old)", t, new, NATURAL, label_at=0.62),
-        Line("|second order − it|", t, np.abs(new - second), CYCLE[3], dash="dash", label_at=0.3),
-        Line("|one − the other|", t, np.abs(new - old), CYCLE[1], dash="dot", label_at=0.8),
+        Line("KL(new ‖ old)", t, new, NATURAL),
+        Line("|KL − its second order|", t, np.abs(new - second), RED, dash="dash"),
+        Line("|KL(new ‖ old) − KL(old ‖ new)|", t, np.abs(new - old), YELLOW, dash="dot"),
     ]
     return curves(
         lines,
@@ -161,25 +162,26 @@ def price(
         "on and on, the real cost falls less.",
         height=420,
     )
+    _apart(figure)
     figure.update_xaxes(axis("λ, price of a nat", type="log"), row=1, col=1)
     figure.update_yaxes(axis("KL divergence (nats)", type="log"), row=1, col=1)
     figure.update_xaxes(axis("½ Δθᵀ F Δθ (nats)", type="log"), row=1, col=2)
     figure.update_yaxes(axis("cost after the step (nats)", rangemode="tozero"), row=1, col=2)
     left = [
         Line("predicted", lams, radius, NATURAL, label_at=0.5, label_side="left"),
-        Line("real", lams, real, CYCLE[3], dash="dash", label_at=0.5, label_side="right"),
+        Line("real", lams, real, RED, dash="dash", label_at=0.5, label_side="right"),
     ]
     right = [
         Line(
             "promised", radius, table["linear"], GREY, dash="dash", label_at=0.15, label_side="left"
         ),
-        Line("real cost", radius, table["cost"], PLAIN, label_at=0.1, label_side="below"),
+        Line("real cost", radius, table["cost"], RED, label_at=0.1, label_side="below"),
     ]
     add_lines(figure, left, col=1)
     add_lines(figure, right, col=2)
     for col, x, y, colour in (
         (1, lam, radius[i], NATURAL),
-        (2, radius[i], table["cost"][i], PLAIN),
+        (2, radius[i], table["cost"][i], RED),
     ):
         figure.add_scatter(
             x=[x], y=[y], mode="markers", marker={"size": 13, "color": colour}, name="here",
@@ -197,7 +199,7 @@ def reach(record: Record, epoch: int) -> tuple[go.Figure, str]:
     """Real over predicted divergence against the length of the step; and image by image."""
     figure = panels(
         ["Real over predicted, a line a network", "One network, image by image"],
-        title="How far does second order reach?",
+        title="Short steps keep to second order, longer ones need not",
         alt="Left: real over predicted KL divergence against the predicted one, a line for each of "
         "several networks. All begin at one; from some length on they leave it, up or down. "
         "Right: real against predicted divergence of each image, on logarithmic axes with the "
@@ -205,6 +207,7 @@ def reach(record: Record, epoch: int) -> tuple[go.Figure, str]:
         "about the line, and of the few that it has wrong one lies far above it.",
         height=430,
     )
+    _apart(figure)
     table = record["reach"].where(epoch=epoch)
     for seed in table.unique("seed"):
         rows = table.where(seed=seed)
@@ -219,7 +222,7 @@ def reach(record: Record, epoch: int) -> tuple[go.Figure, str]:
         x=line, y=line, mode="lines", line={"color": GREY, "dash": "dot", "width": 1.5},
         name="equal", hoverinfo="skip", row=1, col=2,
     )  # fmt: skip
-    for name, colour, symbol in (("right", CYCLE[0], "circle"), ("wrong", CYCLE[1], "diamond")):
+    for name, colour, symbol in (("right", SLATE, "circle"), ("wrong", RED, "diamond")):
         rows = images.where(wrong=name == "wrong")
         figure.add_scatter(
             x=rows["predicted"], y=rows["real"], mode="markers", name=f"network {name}",
@@ -227,13 +230,13 @@ def reach(record: Record, epoch: int) -> tuple[go.Figure, str]:
             meta={"legend": True}, row=1, col=2,
         )  # fmt: skip
     log = {"type": "log"}
-    figure.update_xaxes(axis("½ Δθᵀ F Δθ (nats)", range=[-6.1, -0.9], **log), row=1, col=1)
+    figure.update_xaxes(axis("½ Δθᵀ F Δθ (nats)", range=[-6.1, -0.9], dtick=2, **log), row=1, col=1)
     figure.update_yaxes(
         axis("real / predicted", range=[-0.75, 0.95], **FACTORS, **log), row=1, col=1
     )
     figure.update_xaxes(axis("predicted (nats)", range=[-6, 1], dtick=2, **log), row=1, col=2)
     figure.update_yaxes(axis("real (nats)", range=[-6, 1], **log), row=1, col=2)
-    _names_above(figure, x=0.56)
+    _names_above(figure, x=0.59)
     there = record["reach"].where(epoch=epoch, radius=LONG)
     wrong = there.rows()[0]
     text = (
@@ -247,8 +250,8 @@ def reach(record: Record, epoch: int) -> tuple[go.Figure, str]:
 
 
 def divergences(record: Record) -> tuple[go.Figure, str]:
-    """Natural steps at several stages: real over predicted KL divergence."""
-    table = record["divergence"]
+    """Natural steps at several stages: real over predicted KL divergence, at damping 0.1."""
+    table = record["divergence"].where(damping=0.1)
     figure = go.Figure()
     figure.set_subplots(1, 1)
     figure.update_layout(
@@ -259,9 +262,8 @@ def divergences(record: Record) -> tuple[go.Figure, str]:
             "with a line where they are equal.",
         ),
         xaxis=axis("½ Δθᵀ F Δθ, predicted (nats)", type="log"),
-        yaxis=axis("real / predicted", type="log", **FACTORS),
+        yaxis=axis("real / predicted", type="log", range=[-0.55, 1.25], **FACTORS),
     )
-    figure.add_hline(y=1, line={"color": GREY, "dash": "dot", "width": 1.5})
     said = []
     symbols = ("circle", "diamond", "square")
     for epoch, colour, symbol in zip(table.unique("epoch"), EARLY_TO_LATE, symbols, strict=False):
@@ -275,9 +277,24 @@ def divergences(record: Record) -> tuple[go.Figure, str]:
         short = rows.where(lam=max(table.unique("lam")))
         factor = np.median(np.array(short["new_old"]) / short["predicted"])
         said.append(f"{name} {factor:.2f}")
+    figure.add_hline(y=1, line={"color": GREY, "dash": "dot", "width": 1.5})
     _names_above(figure, panels=False)
+    for lam in table.unique("lam"):  # each price is a cluster: its name above it
+        middle = np.median(table.where(lam=lam)["predicted"])
+        figure.add_annotation(
+            x=np.log10(middle), y=0.99, yref="paper", yanchor="top", text=f"λ = {lam:g}",
+            showarrow=False, font={"color": GREY, "size": 13},
+        )  # fmt: skip
     lam = max(table.unique("lam"))
     return figure, f"Real over predicted at λ = {lam:g}, the median: {'; '.join(said)}."
+
+
+def _apart(figure: go.Figure) -> None:
+    """Room between two panels for the right one's numbers and their label."""
+    for x, note, ends in zip(("xaxis", "xaxis2"), figure.layout.annotations,
+                             ((0.0, 0.41), (0.59, 1.0)), strict=True):  # fmt: skip
+        figure.layout[x].domain = ends
+        note.x = sum(ends) / 2
 
 
 def _names_above(figure: go.Figure, x: float = 0, panels: bool = True) -> None:
