@@ -1,11 +1,13 @@
 """The experiments behind Figures 1, 2, 4 and C.7: tables as documented, claims that can fail."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
+from hilbertlib.distance import l2_distance
 from hilbertlib.experiments import (
     estimator,
     exchange_claims,
@@ -15,8 +17,11 @@ from hilbertlib.experiments import (
     path_length,
     trajectories,
 )
+from hilbertlib.experiments.common import live_record
 from hilbertlib.experiments.runner import Place, dataset
+from hilbertlib.models import probabilities
 from hilbertlib.records import Table, judge
+from hilbertlib.training import train
 from hilbertlib.trajectory import flat_parameters
 
 # --- Figure 4 --------------------------------------------------------------------------------
@@ -79,8 +84,6 @@ def ends(**changed: dict) -> dict[str, Table]:
 
 def words(claims, experiment, tables, config=None) -> dict[str, str]:
     """The verdict on each claim of one experiment, on a made record."""
-    from hilbertlib.experiments.common import live_record
-
     record = live_record(
         experiment,
         tables,
@@ -119,6 +122,22 @@ def test_the_claims_of_figure_4_can_hold():
 )
 def test_each_claim_of_figure_4_can_fail(claim, arm, values):
     assert remembered(**{arm: values})[claim] != "reproduced"
+
+
+def test_the_best_of_a_grid_leads_the_best_of_the_others():
+    """Not each of them: nobody is the best who beats three of four."""
+    record = live_record(
+        "forgetting_grid",
+        ends(**{"retrain every 1": {"average": 0.7}}),
+        config={},
+        seeds=[0, 1],
+        dataset=dataset("digits"),
+        seconds=0.0,
+    )
+    others = [f"retrain every {k}" for k in (1, 3, 30, 100, 7)]
+    found = forgetting.lead(record, "retrain every 10", others, "average")
+    assert found == pytest.approx([-0.1, -0.1])
+    assert forgetting.lead(record, "nobody", others, "average") == []
 
 
 def test_the_memory_can_be_dearer_than_the_diagonals():
@@ -182,6 +201,9 @@ def test_three_initializations_apart(tmp_path):
     assert {(r["space"], r["init"]) for r in rows["map"]} == {
         (space, i) for space in ("function", "parameters") for i in range(3)
     }
+    assert [row["init"] for row in rows["ends"]] == [0, 1, 2]
+    assert all(0 < row["train_accuracy"] <= 1 for row in rows["ends"])
+    assert "start" not in rows  # the live network has no BatchNorm
     # With snapshots in files, and again from what is left there: the same.
     place = Place(torch.device("cpu"), tmp_path / "cell")
     shorter = replace(THREE, epochs=2)
@@ -200,9 +222,10 @@ def apart(**changed) -> dict[str, Table]:
         "parameters_travelled": 10 * rise,
         "train": 1.0,
         "test": 0.5,
+        "calibrated": 0.03,
     } | changed
     columns = {name: np.broadcast_to(v, (n,)).tolist() for name, v in columns.items()}
-    train, test = columns.pop("train"), columns.pop("test")
+    train, test, (calibrated, *_) = (columns.pop(k) for k in ("train", "test", "calibrated"))
     rows = [
         {"arm": arm, "seed": seed} | {name: v[k] for name, v in columns.items()}
         for arm in (trajectories.CLEAN, trajectories.SHUFFLED)
@@ -214,12 +237,40 @@ def apart(**changed) -> dict[str, Table]:
          "test_accuracy": test[k]}
         for seed in (0, 1) for i in range(3) for k in range(n)
     ]  # fmt: skip
-    return {"apart": Table.from_rows(rows), "runs": Table.from_rows(runs)}
+    last = [{k: v for k, v in row.items() if k != "epoch"} for row in runs if row["epoch"] == n - 1]
+    start = [{"arm": trajectories.CLEAN, "seed": seed, "function": calibrated} for seed in (0, 1)]
+    return {
+        "apart": Table.from_rows(rows),
+        "runs": Table.from_rows(runs),
+        "ends": Table.from_rows(last),
+        "start": Table.from_rows(start),
+    }
 
 
 def test_the_claims_of_figure_1_can_hold():
     found = words(trajectories.CLAIMS, "trajectories", apart())
     assert set(found.values()) == {"reproduced"}
+    without = {name: table for name, table in apart().items() if name != "start"}
+    assert words(trajectories.CLAIMS, "trajectories", without) == found
+    assert words(trajectories.CLAIMS, "trajectories", apart(calibrated=0.4))["traj-same-start"] == (
+        "partly"
+    )
+
+
+def test_a_start_is_measured_with_statistics_of_the_images():
+    """Against batch statistics of all training images at once."""
+    config = replace(trajectories.PAPER, dataset="digits", examples=64, measured=30, batch_size=64)
+    data = dataset("digits").subset(64, 0)
+    data = replace(data, x_test=data.x_test[:30], y_test=data.y_test[:30])
+    known = trajectories.calibrated_start(config, data, 0, 1)
+    model = trajectories.network(config, data, 1)
+    for layer in model:
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 1.0
+    model.train()(data.x_train)
+    torch.testing.assert_close(known, probabilities(model, data.x_test), rtol=1e-3, atol=1e-4)
+    assert float((known - probabilities(trajectories.network(config, data, 1), data.x_test)).norm())
+    assert trajectories.calibrated_start(THREE, data, 0, 1) is None
 
 
 @pytest.mark.parametrize(
@@ -256,6 +307,10 @@ def test_a_walk_measures_three_scales():
     pairs = {(row["scale"], row["epoch"]): row for row in rows["pairs"]}
     assert set(pairs) == {(scale, e) for scale in estimator.SCALES for e in (1, 2)}
     assert pairs["between epochs", 2]["distance"] == pytest.approx(rows["epochs"][1]["l2_epoch"])
+    assert [sum(row["epoch"] == e for row in rows["updates"]) for e in (1, 2)] == [2, 2]
+    assert one["path"] > one["l2_epoch"]  # all steps of a way are longer than what lies between
+    later = [row["l2"] for row in rows["updates"] if row["epoch"] == 2]
+    assert rows["epochs"][1]["path"] == pytest.approx(per_epoch * np.mean(later))
     last = next(row for row in rows["updates"] if row["step"] == 2 * per_epoch)
     assert pairs["between updates", 2]["distance"] == pytest.approx(last["l2"])
     assert 0 < rows["carried"][0]["share"] <= 1
@@ -267,6 +322,40 @@ def test_a_walk_goes_on_from_its_checkpoint(tmp_path):
     exchange_rate.measure(replace(config, epochs=1), exchange_rate.FIG_A4, 0, place)
     resumed = exchange_rate.measure(config, exchange_rate.FIG_A4, 0, place)
     assert resumed == exchange_rate.measure(config, exchange_rate.FIG_A4, 0)
+
+
+@pytest.mark.parametrize(("per_epoch", "sampled"), [(469, 8), (391, 8), (21, 3), (5, 5), (4, 9)])
+def test_the_updates_measured_are_evenly_spaced(per_epoch, sampled):
+    walker = exchange_rate._Walk(None, None, per_epoch, sampled)
+    for epoch in (0, 3):
+        steps = [s for s in range(1, per_epoch + 1) if walker._due(epoch * per_epoch + s)]
+        assert len(steps) == min(sampled, per_epoch)
+        assert steps[-1] == per_epoch
+        assert np.ptp(np.diff([0, *steps])) <= 1
+
+
+def test_the_path_of_the_first_epoch_is_that_of_every_update():
+    """Against the slow twin: a list of the functions after every step."""
+    config = replace(exchange_rate.LIVE, epochs=1, measured=40, sampled=1)
+    (epoch,) = exchange_rate.measure(config, exchange_rate.FIG_A4, 0)["epochs"]
+    data = dataset("digits")
+    model = exchange_rate.network(config, exchange_rate.FIG_A4, data, 0)
+    seen = []
+    train(
+        model, data, torch.optim.SGD(model.parameters(), config.lr, config.momentum,
+        weight_decay=config.weight_decay), epochs=1, batch_size=config.batch_size, seed=0,
+        on_step=lambda _: seen.append(probabilities(model, data.x_test[:40])),
+    )  # fmt: skip
+    assert epoch["path"] == pytest.approx(sum(float(l2_distance(*two)) for two in pairwise(seen)))
+
+
+def test_a_run_that_diverges_ends_itself_alone():
+    config = replace(exchange_rate.LIVE, epochs=2, measured=20, sampled=1, lr=1e38)
+    assert exchange_rate.measure(config, exchange_rate.FIG_A5, 0) == {}
+
+
+def test_a_run_that_learned_nothing_is_not_asked():
+    assert exchanged(**{exchange_rate.FIG_B6: {"train": 0.15}})["mnist-ratio"] == "not tested"
 
 
 def walk(**changed) -> dict:
@@ -282,6 +371,7 @@ def walk(**changed) -> dict:
         "parameters_epoch": np.linspace(1.0, 1.3, 16),
         "l2_start": 1 - np.exp(-e / 2),
         "parameters_start": 10 * (1 - np.exp(-e / 8)),
+        "train": 0.9,
     }
     return usual | changed
 
@@ -315,7 +405,8 @@ def walked(**arms: dict) -> dict[str, Table]:
                 epochs.append(
                     row
                     | {k: w[k][i] for k in w if k.startswith(("l2_", "parameters_"))}
-                    | {"test_error": w["error"][i]}
+                    | {"test_error": w["error"][i], "train_accuracy": w["train"][i]}
+                    | {"path": 100 * w["ratio"][i] * w["parameters"][i]}
                 )
     return {"updates": Table.from_rows(updates), "epochs": Table.from_rows(epochs)}
 
@@ -376,6 +467,30 @@ def test_the_estimator_on_another_data_set():
         assert words([claim], "estimator", {"pairs": table(there)}) == {"est-mnist": word}
 
 
+def paths() -> Table:
+    names = [arm for arm in path_length.arms(path_length.LIVE) if arm != "one step"]
+    columns = ("path", "late", "late_parameters", "early_accuracy", "accuracy")
+    return Table.from_rows(
+        {"arm": arm, "seed": seed} | dict.fromkeys(columns, 0.5) for arm in names for seed in (0, 1)
+    )
+
+
+def test_a_leash_on_noise_is_compared_seed_by_seed():
+    rows = [
+        {"arm": arm, "seed": seed, "path": path}
+        for arm, seed, path in (
+            ("SGD", 0, 2.0), ("SGD", 1, 4.0), ("HCGD", 0, 1.0), ("HCGD", 1, 1.0),
+            ("on noise", 1, 3.0),
+        )
+    ]  # fmt: skip
+    (claim,) = [c for c in leash.CLAIMS if c.id == "guess-noise-leash"]
+    record = live_record(
+        "path_length", {"runs": Table.from_rows(rows)}, config={}, seeds=[0, 1],
+        dataset=dataset("digits"), seconds=0.0,
+    )  # fmt: skip
+    assert claim.effects(record) == [0.5]
+
+
 @pytest.mark.parametrize(
     ("claims", "experiment", "tables"),
     [
@@ -383,12 +498,20 @@ def test_the_estimator_on_another_data_set():
         (forgetting.CLAIMS, "forgetting_grid", ends()),
         (trajectories.CLAIMS, "trajectories", apart()),
         (exchange_claims.CLAIMS, "exchange_rate", walked()),
+        (leash.CLAIMS, "path_length", {"runs": paths()}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_record_of_one_arm_can_be_judged(claims, experiment, tables):
-    """An experiment that has only begun leaves such records behind."""
+    """An experiment that has only begun leaves such records behind, or another seed of each arm."""
     arms = next(iter(tables.values())).unique("arm")
+    mixed = {
+        name: Table.from_rows(
+            row for row in table.rows() if row["seed"] == arms.index(row["arm"]) % 2
+        )
+        for name, table in tables.items()
+    }
+    words(claims, experiment, mixed, forgetting.LIVE)
     for arm in arms:
         part = {name: table.where(arm=arm) for name, table in tables.items()}
         words(claims, experiment, part, forgetting.LIVE)

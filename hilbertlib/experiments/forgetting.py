@@ -213,6 +213,15 @@ def gap(record: Record, arm: str, other: str, column: str = "first") -> list[flo
     return [a - b for a, b in paired(record["ends"], arm, other, column)]
 
 
+def lead(record: Record, arm: str, others: Sequence[str], column: str) -> list[float]:
+    """How much more of a column an arm has than the best of the others, a value for each seed.
+
+    The best is the one with the greatest mean over the seeds; it is one for all of them.
+    """
+    gaps = [found for other in others if (found := gap(record, arm, other, column))]
+    return min(gaps, key=lambda found: sum(found) / len(found), default=[])
+
+
 def _overfit(record: Record) -> list[float]:
     rows = record["ends"].where(arm="Adam+retrain").rows()
     return [float(r["remembered"]) - float(r["old_tests"]) for r in rows]
@@ -311,26 +320,22 @@ CLAIMS = (
         id="forget-retrain-10",
         where="section 3.1.1",
         sentence="Of retraining every n steps, n = 10 is best.",
-        reading="mean accuracy over all tasks at the end, n = 10 less each other n",
+        reading="mean accuracy over all tasks at the end, n = 10 less the best other n",
         experiment="forgetting_grid",
-        effects=lambda r: {
-            f"n = {k}": gap(r, "retrain every 10", f"retrain every {k}", "average")
-            for k in EVERY
-            if k != 10
-        },
+        effects=lambda r: lead(
+            r, "retrain every 10", [f"retrain every {k}" for k in EVERY if k != 10], "average"
+        ),
         margin=0.0,
     ),
     Claim(
         id="forget-lambda",
         where="section 3.1.1",
         sentence="λ = 1.3 is the best of a logarithmic grid.",
-        reading="mean accuracy over all tasks at the end, λ = 1.3 less each other λ",
+        reading="mean accuracy over all tasks at the end, λ = 1.3 less the best other λ",
         experiment="forgetting_grid",
-        effects=lambda r: {
-            f"λ = {v:g}": gap(r, "L2, λ = 1.3", f"L2, λ = {v:g}", "average")
-            for v in LAMBDAS
-            if v != 1.3
-        },
+        effects=lambda r: lead(
+            r, "L2, λ = 1.3", [f"L2, λ = {v:g}" for v in LAMBDAS if v != 1.3], "average"
+        ),
         margin=0.0,
     ),
     Claim(
