@@ -8,22 +8,23 @@ import plotly.graph_objects as go
 from ..experiments.natural_claims import DIAGONAL, PROPOSALS
 from ..experiments.natural_spectrum import Spectrum, Valley, made
 from ..records import Record, Table
-from .style import COLOUR, Line, add_lines, axis, layout, panels
+from .style import COLOUR, SCALE_COLOUR, Line, add_lines, axis, layout, panels, rgba
 
+YELLOW, SLATE, RED = SCALE_COLOUR
 OF_START: Mapping[str, str] = {
     "SGD": COLOUR["SGD"],
-    "RMSprop": "#a3881c",
-    "Adagrad": "#a5533a",
+    "RMSprop": YELLOW,
+    "Adagrad": RED,
     DIAGONAL: COLOUR["neutral"],
     "solve by CG": COLOUR["natural gradient"],
 }
 DASH: Mapping[str, str] = {"Adagrad": "dot", DIAGONAL: "dash"}
-BANDS: Mapping[str, str] = {
-    "above the damping": "#1b9e77",
-    "below the damping": "#d9620f",
-    "where F is zero": "#8a63c9",
+BANDS: Mapping[str, str] = {  # from steep to flat: one colour, no optimizer's, ever paler
+    "above the damping": SLATE,
+    "below the damping": rgba(SLATE, 0.6),
+    "where F is zero": rgba(SLATE, 0.25),
 }
-_FLOOR = 1e-4  # what is missing below this share is drawn there
+_FLOOR = 1e-4  # where the axis of what is missing ends
 
 
 def walk(valley: Valley, n: int, names: Sequence[str]) -> tuple[go.Figure, str]:
@@ -130,11 +131,11 @@ def _missing(table: Table | None) -> tuple[np.ndarray, np.ndarray]:
         return np.array([]), np.empty((1, 0))
     steps = sorted(table.unique("n"))
     rows = [
-        [np.exp(np.mean(np.log(np.maximum(table.where(seed=s, n=n)["missing"], _FLOOR / 10))))
+        [np.exp(np.mean(np.log(np.maximum(table.where(seed=s, n=n)["missing"], 1e-12))))
          for n in steps]
         for s in sorted(table.unique("seed"))
     ]  # fmt: skip
-    return np.array(steps, float), np.maximum(rows, _FLOOR)
+    return np.array(steps, float), np.array(rows)
 
 
 def proposals(record: Record) -> tuple[go.Figure, str]:
@@ -166,8 +167,7 @@ def proposals(record: Record) -> tuple[go.Figure, str]:
             middle = np.exp(np.log(y).mean(0))
             if name in PROPOSALS and few in n:
                 said.append(f"{name} {middle[list(n).index(few)]:.1%}")
-            # Down to the floor, not along it.
-            seen = slice(0, 1 + int((middle > 1.001 * _FLOOR).sum()))
+            seen = slice(0, 1 + int((middle > _FLOOR).sum()))  # until it leaves the axis
             low, high = (edge(0)[seen] for edge in (y.min, y.max))
             lines.append(Line(name, x[seen], middle[seen], colour, low, high, dash))
         add_lines(figure, lines, col=col, labels=False)
@@ -241,11 +241,11 @@ def runs(record: Record) -> tuple[go.Figure, str]:
 
 
 CASES: Mapping[str, str] = {
-    "same batch": COLOUR["natural gradient"],
-    "another batch": "#d9620f",
-    "another, damped": "#d9620f",
-    "sampled labels": "#8a63c9",
-    "weight decay": "#a3881c",
+    "same batch": COLOUR["neutral"],
+    "another batch": RED,
+    "another, damped": RED,
+    "sampled labels": SLATE,
+    "weight decay": YELLOW,
 }
 
 
@@ -271,12 +271,17 @@ def drift(record: Record) -> tuple[go.Figure, str]:
                 for s in sorted(rows.unique("seed"))
             ])  # fmt: skip
             dash = {"another, damped": "dash", "weight decay": "dot"}.get(case, "solid")
-            lines.append(Line(case, steps, y.mean(0), colour, y.min(0), y.max(0), dash))
+            # Weight decay may lie on the same batch's line, which is wide so that both are seen.
+            width = 7.0 if case == "same batch" else 2.5
+            low, high = (None, None) if case == "weight decay" else (y.min(0), y.max(0))
+            lines.append(Line(case, steps, y.mean(0), colour, low, high, dash, width=width))
             last.setdefault(case, float(y.mean(0)[-1]))
         add_lines(figure, lines, col=col, labels=False)
         figure.update_xaxes(axis("inner steps", rangemode="tozero"), row=1, col=col)
-    figure.update_yaxes(axis("over |J|", tickformat=".0%", rangemode="tozero"), row=1, col=1)
-    figure.update_yaxes(axis("in units of |J|", rangemode="tozero"), row=1, col=2)
+    figure.update_yaxes(
+        axis("slope left, share of |J|", tickformat=".0%", rangemode="tozero"), row=1, col=1
+    )
+    figure.update_yaxes(axis("length, multiples of |J|", rangemode="tozero"), row=1, col=2)
     _legend_above(figure)
     said = ", ".join(f"{case} {share:.0%}" for case, share in last.items())
     return figure, f"Left of the slope after {max(steps)} steps: {said}."

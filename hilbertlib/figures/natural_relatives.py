@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..records import Record, Table, seed_interval
-from .style import COLOUR, axis, error_bars, layout
+from .style import COLOUR, SCALE_COLOUR, axis, error_bars, layout
 
 
 def kinds(record: Record, epoch: int) -> tuple[go.Figure, str]:
@@ -21,8 +21,8 @@ def kinds(record: Record, epoch: int) -> tuple[go.Figure, str]:
         alt="A dot with an interval for each matrix in F's place: sampled labels with one, ten and "
         "a hundred draws, the labels of the data, the outputs' and the logits' own squared "
         "distances, noise for images, and one gradient for all.",
-        colours={kind: COLOUR["natural gradient"] for kind in names if kind.startswith("sampled")}
-        | {"empirical": "#d9620f"},
+        colours={kind: SCALE_COLOUR[0] for kind in names if kind.startswith("sampled")}
+        | {"empirical": SCALE_COLOUR[2]},
         top=_reach(record["kinds"], "kind"),
     )
     said = ", ".join(f"{kind}: {np.mean(values):.1%}" for kind, values in found.items())
@@ -41,11 +41,11 @@ def inputs(record: Record, epoch: int) -> tuple[go.Figure, str]:
         alt="A dot with an interval for pixels as they are, centred pixels, whitened pixels, and "
         "BatchNorm in the network: what the plain gradient's step misses of what the natural "
         "one gains.",
-        colours={"BatchNorm": "#8a63c9", "whitened": COLOUR["natural gradient"]},
+        colours={},
         top=_reach(record["inputs"], "how"),
     )
     steps = ", ".join(f"{how} {np.mean(table.where(how=how)['steps']):.0f}" for how in names)
-    return figure, f"Epoch {epoch}: inner steps until little is missing: {steps}."
+    return figure, f"Epoch {epoch}: inner steps until at most 5% is missing: {steps}."
 
 
 def _reach(table: Table, column: str) -> float:
