@@ -103,6 +103,13 @@ def test_the_figures_keep_their_traces(record, controls):
     check_moves(
         [draw.moving(record, arm, epoch) for arm in (CLEAN, SHUFFLED) for epoch in range(5)]
     )
+    for figure, _ in (draw.moving(record, CLEAN, epoch) for epoch in (0, 3)):
+        here = figure.layout.annotations[-1].text  # on the map of parameters
+        bar = figure.layout.shapes[-1]
+        assert bar.x1 - bar.x0 == pytest.approx(float(here))
+    assert (
+        len(figure.data[0].x) == len(figure.data[0].marker.size) == 4
+    )  # what is to come is not drawn
     distances = {"walks": trajectory_controls.random_walks(5)}
     check_moves([draw.shepard(distances["walks"], k, "walks") for k in (1, 2, 5)])
     for figure, text in (draw.maps(record), draw.apart(record), draw.late(record)):
@@ -111,6 +118,13 @@ def test_the_figures_keep_their_traces(record, controls):
     check(draw.beside_one(controls, [TWIN, BATCHES, STRANGER]))
     paths = [np.random.RandomState(i).standard_normal((6, 2)) for i in range(3)]
     check(draw.two_maps(paths, paths))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.23, 0.2), (1.0, 1.0), (7.4, 5.0), (49.0, 20.0), (0.05, 0.05)]
+)
+def test_a_bar_is_a_round_number_long(value, expected):
+    assert draw._round_number(value) == pytest.approx(expected)
 
 
 def test_an_unfinished_record_draws_as_many_traces(record):

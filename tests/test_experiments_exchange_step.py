@@ -82,10 +82,12 @@ def test_a_fan_starts_on_its_line(network, digits):
     assert not np.allclose(found["at random"], found["down the loss"], rtol=0.5)
     figure = draw.fan([1e-3, 1e-2], found)
     assert len(figure.data) == 6
+    assert sum(trace.showlegend for trace in figure.data) == 4  # one entry for all dotted lines
 
 
 def test_the_figures_of_a_walk():
     from test_experiments_figures import walked
+    from test_figures import check_moves
 
     from hilbertlib.experiments.common import live_record
 
@@ -96,8 +98,15 @@ def test_the_figures_of_a_walk():
         one, text = draw.cloud(record, "Fig. 2", scale, 3)
         two, _ = draw.cloud(record, "Fig. 2", scale, 16)
         assert "Epoch 3" in text
-        assert one.data[0].marker.opacity != two.data[0].marker.opacity
-        assert list(one.data[0].x) == list(two.data[0].x)
+        assert len(two.data[0].x) == 16 / 3 * len(one.data[0].x)  # later epochs are not drawn
+        assert one.layout.xaxis.range == two.layout.xaxis.range
+        assert one.data[0].marker.cmax == two.data[0].marker.cmax
+    check_moves([draw.networks(record, scale) for scale in draw.NAMES])
+    figure, text = draw.networks(record, "updates")
+    for arm, name in draw.ARMS.items():
+        (curve,) = (trace for trace in figure.data if trace.name == name)
+        walked_by = exchange_claims.walks(record, arm).values()
+        np.testing.assert_allclose(curve.y, np.mean([w.ratio("updates") for w in walked_by], 0))
     figure, text = draw.ratio(record, "Fig. A.4")
     assert text.startswith("2 seeds")
     walk = exchange_claims.walks(record, "Fig. A.4")[0]

@@ -67,6 +67,7 @@ def test_chapter_1():
     check_moves(frames)
     assert all("of the test images right" in text for _, text in frames)
     assert frames[1][0].data[2].x[0] == 0.5
+    assert list(frames[1][0].data[1].y) == [0, 0.8]  # what lies ahead is not drawn
     assert "function 0.80" in frames[1][1]
 
     kinds = [k for k in same_runs.PAIRS for _ in (0, 1)]

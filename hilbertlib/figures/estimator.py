@@ -12,6 +12,12 @@ from ..records import Record
 from .style import COLOUR, SCALE_COLOUR, TIME_SCALE, Line, axis, curves, layout, panels
 
 _COLOUR = dict(zip(SCALES, SCALE_COLOUR, strict=True))
+# Pairs of one run in the colour of their scale; early and late differ in dash.
+_PAIR = (
+    (_COLOUR["between epochs"], "dash"),
+    (_COLOUR["between epochs"], "solid"),
+    (_COLOUR["from the initialization"], "solid"),
+)
 
 
 def estimates(found: np.ndarray, truth: L2Estimate, n: int, pair: str) -> tuple[go.Figure, str]:
@@ -23,7 +29,8 @@ def estimates(found: np.ndarray, truth: L2Estimate, n: int, pair: str) -> tuple[
         layout(
             "One distance, measured again and again on N random images",
             "Histogram of the measured distance over the true one for many samples of N images. It "
-            "narrows around one as N grows; for functions late in training it is wide and skewed.",
+            "narrows around one as N grows; for functions late in training it is wide and skewed. "
+            "Bars within 5% of one are in another colour.",
             height=340,
         ),
         xaxis=axis("measured distance / distance over all images", range=[0, 2.5]),
@@ -45,7 +52,7 @@ def estimates(found: np.ndarray, truth: L2Estimate, n: int, pair: str) -> tuple[
     within = float(np.mean(np.abs(ratio - 1) <= 0.05))
     low, high = np.quantile(ratio, [0.025, 0.975])
     text = (
-        f"N = {n}, {pair}: {within:.0%} of the samples lie within ±5% of the truth; 95% of them "
+        f"N = {n}, {pair}: {within:.0%} of the samples lie within ±5% of the truth (olive); 95% "
         f"lie between {low:.2f} and {high:.2f} times it."
     )
     return figure, text
@@ -86,7 +93,7 @@ def spread(record: Record) -> go.Figure:
     """Standard deviation of one example against the distance: Figures 3C, A.2 and 3F."""
     figure = panels(
         list(SCALES),
-        title="Is the spread proportional to the distance?",
+        title="The spread σ against the distance, a dot an epoch",
         alt="Three scatter plots of standard deviation against distance on logarithmic axes, one "
         "dot an epoch and seed, coloured by epoch, with the line through proportional pairs. From "
         "the initialization the spread falls while the distance saturates.",
@@ -122,23 +129,22 @@ def spread(record: Record) -> go.Figure:
         )
         log = {"type": "log"}
         figure.update_xaxes(axis("distance L₂", **log), row=1, col=col)
-        figure.update_yaxes(axis("std of one image" if col == 1 else "", **log), row=1, col=col)
+        figure.update_yaxes(axis("σ, one example" if col == 1 else "", **log), row=1, col=col)
     return figure
 
 
 def concentration(fractions: ArrayLike, shares: Mapping[str, ArrayLike]) -> go.Figure:
     """How much of the squared distance the images that carry most of it carry."""
-    colours = SCALE_COLOUR[::-1]
     x = 100 * np.asarray(fractions)
     lines = [
-        Line(name, x, y, colour, label_at=at, label_side=side)
-        for (name, y), colour, at, side in zip(
-            shares.items(), colours, (0.35, 0.2, 0.6), ("left", "below", "right"), strict=False
+        Line(name, x, y, colour, dash=dash, label_at=at, label_side=side)
+        for (name, y), (colour, dash), at, side in zip(
+            shares.items(), _PAIR, (0.43, 0.24, 0.6), ("left", "below", "right"), strict=False
         )
     ]
     figure = curves(
         lines,
-        title="A few images carry the whole distance",
+        title="The images that carry most of a distance, added up",
         x="images, those that carry most first (%)",
         y="share of the squared distance",
         alt="Share of the squared distance against the share of images that carry it. Early it "
@@ -151,10 +157,11 @@ def concentration(fractions: ArrayLike, shares: Mapping[str, ArrayLike]) -> go.F
 
 def coverage(sizes: Sequence[int], held: Mapping[str, Sequence[float]]) -> go.Figure:
     """How often a 95% interval holds the truth, against the number of images."""
-    colours = SCALE_COLOUR[:0:-1]
     lines = [
-        Line(name, sizes, y, colour, mode="lines+markers", label_at=0.4, label_side=side)
-        for (name, y), colour, side in zip(held.items(), colours, ("below", "right"), strict=False)
+        Line(name, sizes, y, colour, dash=dash, mode="lines+markers", label_at=0.4, label_side=side)
+        for (name, y), (colour, dash), side in zip(
+            held.items(), _PAIR, ("below", "right"), strict=False
+        )
     ]
     figure = curves(
         lines,

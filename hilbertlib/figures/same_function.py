@@ -9,9 +9,7 @@ from ..experiments.same_function import PAIRS, Walk
 from ..records import Record
 from .style import (
     COLOUR,
-    CYCLE,
     DIRECTION_COLOUR,
-    START_COLOUR,
     Line,
     add_lines,
     axis,
@@ -20,33 +18,40 @@ from .style import (
     panels,
 )
 
+# A twin and a rescaled network share a colour: each is the same function at other weights.
+UPHILL, AT_RANDOM, SYMMETRY = DIRECTION_COLOUR
+OTHER = COLOUR["neutral"]  # a network from another start
+_VALUES = (0.3, 1, 3, 10, 30)
+_TICKS = {"tickvals": _VALUES, "ticktext": [f"{v:g}" for v in _VALUES]}
+
 
 def walk(walk: Walk, at: float, classes: Sequence[str]) -> tuple[go.Figure, str]:
-    """Both distances along the line from A to its twin, and what is answered at ``t = at``."""
+    """Both distances on the way from A to ``t = at``, and what is answered there.
+
+    The curves end at ``at``: who moves the slider walks, and sees only what lies behind.
+    """
     k = int(np.abs(walk.t - at).argmin())
     figure = panels(
         ["Distance from A", "Answer to one image"],
-        title="A straight line in parameters, a detour in function",
-        alt="Left: the parameter distance from A grows in a straight line to its largest value at "
-        "the twin, while the function distance rises to a hump halfway and returns to zero. "
-        "Right: bars of the class probabilities that the network at t gives to one image.",
+        title="On a straight line from a network to its twin",
+        alt="Left, up to t: the parameter distance from A grows in a straight line to its largest "
+        "value at the twin, while the function distance rises to a hump halfway and returns to "
+        "zero. Right: bars of the class probabilities that the network at t gives to one image.",
         widths=[0.58, 0.42],
     )
-    scale = walk.ell2[-1]
+    scale, behind = walk.ell2[-1], walk.t[: k + 1]
     lines = [
-        Line(
-            "ℓ₂, as a share of its end",
-            walk.t,
-            walk.ell2 / scale,
-            COLOUR["ℓ2"],
-            label_at=0.92,
-            label_side="left",
-        ),
-        Line("L₂", walk.t, walk.l2, COLOUR["L2"], label_at=0.3, label_side="left"),
+        Line("weights (ℓ₂, share of the way)", behind, walk.ell2[: k + 1] / scale, COLOUR["ℓ2"]),
+        Line("function (L₂)", behind, walk.l2[: k + 1], COLOUR["L2"]),
     ]
-    figure.update_xaxes(axis("t", range=[-0.02, 1.02]), row=1, col=1)
-    figure.update_yaxes(axis("distance", range=[0, 1.1]), row=1, col=1)
-    add_lines(figure, lines)
+    figure.update_xaxes(axis("t", range=[-0.03, 1.03]), row=1, col=1)
+    figure.update_yaxes(axis("distance from A", range=[-0.03, 1.2]), row=1, col=1)
+    add_lines(figure, lines, labels=False)
+    for curve, y in zip(lines, (1.15, 1.06), strict=True):  # where no curve comes
+        figure.add_annotation(
+            x=0.0, y=y, xref="x", yref="y", text=f"<b>{curve.name}</b>", name="direct label",
+            showarrow=False, xanchor="left", font={"color": curve.colour, "size": 13},
+        )  # fmt: skip
     for values, colour in ((walk.ell2 / scale, COLOUR["ℓ2"]), (walk.l2, COLOUR["L2"])):
         figure.add_scatter(
             x=[walk.t[k]],
@@ -81,7 +86,9 @@ def pairs(record: Record) -> go.Figure:
         )
     )
     symbols = ("circle", "square", "diamond", "triangle-up", "star")
-    for name, colour, symbol in zip(PAIRS, CYCLE, symbols, strict=False):
+    colours = (SYMMETRY, OTHER, OTHER, AT_RANDOM, UPHILL)
+    top = 1.1 * max(record["pairs"]["l2"])
+    for name, colour, symbol in zip(PAIRS, colours, symbols, strict=True):
         table = record["pairs"].where(pair=name)
         x, y = table["ell2"], table["l2"]
         figure.add_scatter(
@@ -102,12 +109,12 @@ def pairs(record: Record) -> go.Figure:
             align="left" if on_left else "right",
             xanchor="left" if on_left else "right",
             xshift=14 if on_left else -16,
-            yshift=12 if np.mean(y) < 0.01 else 0,  # clear of the axis
+            yshift=4 if np.mean(y) < 0.01 else 0,  # clear of the axis
             font={"color": colour, "size": 13},
         )
     figure.update_layout(
-        xaxis=axis("parameter distance ℓ₂", type="log", range=[-0.7, 1.7]),
-        yaxis=axis("function distance L₂", rangemode="tozero"),
+        xaxis=axis("parameter distance ℓ₂", type="log", range=[-0.7, 1.7], **_TICKS),
+        yaxis=axis("function distance L₂", range=[-0.06 * top, top]),
     )
     return figure
 
@@ -117,7 +124,7 @@ def fan(
 ) -> tuple[go.Figure, str]:
     """Function distance after equal steps in three directions; the dots stand at one length."""
     names = ("along the gradient", "at random", "rescaling units")
-    colours = dict(zip(names, DIRECTION_COLOUR, strict=True))
+    colours = dict(zip(names, (UPHILL, AT_RANDOM, SYMMETRY), strict=True))
     k = int(np.abs(np.asarray(lengths) - at).argmin())
     figure = curves(
         [Line(name, lengths, y, colours[name]) for name, y in ways.items()],
@@ -145,10 +152,10 @@ def fan(
 def humps(record: Record) -> go.Figure:
     """How far each walk strays from the nearer of its ends: mean over seeds, and their range."""
     style = {
-        "shuffled twin": (START_COLOUR[0], "solid"),
-        "shuffled twin, matched": (START_COLOUR[0], "dot"),
-        "independent network": (START_COLOUR[1], "solid"),
-        "independent network, matched": (START_COLOUR[1], "dot"),
+        "shuffled twin": (SYMMETRY, "solid"),
+        "shuffled twin, matched": (SYMMETRY, "dot"),
+        "independent network": (OTHER, "solid"),
+        "independent network, matched": (OTHER, "dot"),
     }
     lines = []
     for name, (colour, dash) in style.items():

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from ..experiments.trajectories import CLEAN, SHUFFLED
 from ..experiments.trajectories import apart as columns_of
-from ..experiments.trajectory_controls import seen, unrelated
+from ..experiments.trajectory_controls import STRANGER, TWIN, seen, unrelated
 from ..records import Record
 from .forgetting import legend_above
 from .style import COLOUR, START_COLOUR, Line, add_lines, add_paths, axis, layout, panels, rgba
@@ -42,22 +42,46 @@ _STARTS = dict(zip(("first", "second", "third"), START_COLOUR, strict=True))
 
 
 def _frame(figure: go.Figure, paths: Sequence[np.ndarray], col: int) -> None:
-    """Fix the axes to all that will be drawn, so that the map does not move."""
+    """Fix the axes to all that will be drawn, so that the map does not move.
+
+    A map has distances and no coordinates: a bar in place of axes and grid says how far is far.
+    """
     points = np.concatenate(paths)
     low, high = points.min(0), points.max(0)
-    pad = 0.07 * (high - low).max()
-    blank = {"showticklabels": False, "zeroline": False, "ticks": ""}
+    size = (high - low).max()
+    pad = 0.07 * size
+    n = "" if col == 1 else str(col)
+    blank = {
+        "showticklabels": False, "zeroline": False, "ticks": "", "showgrid": False,
+        "showline": False,
+    }  # fmt: skip
     figure.update_xaxes(**blank, range=[low[0] - pad, high[0] + pad], row=1, col=col)
-    figure.update_yaxes(**blank, range=[low[1] - pad, high[1] + pad], row=1, col=col)
-    figure.update_yaxes(scaleanchor="x" if col == 1 else f"x{col}", row=1, col=col)
+    figure.update_yaxes(**blank, range=[low[1] - 2.5 * pad, high[1] + pad], row=1, col=col)
+    figure.update_yaxes(scaleanchor=f"x{n}", row=1, col=col)
+    length, y = _round_number(size / 4), low[1] - 1.5 * pad
+    figure.add_shape(
+        type="line", x0=low[0], x1=low[0] + length, y0=y, y1=y, xref=f"x{n}", yref=f"y{n}",
+        line={"color": COLOUR["neutral"], "width": 2},
+    )  # fmt: skip
+    figure.add_annotation(
+        x=low[0] + length, y=y, xref=f"x{n}", yref=f"y{n}", text=f"{length:g}", name="scale",
+        showarrow=False, xanchor="left", xshift=4,
+    )  # fmt: skip
+
+
+def _round_number(value: float) -> float:
+    """The largest of 1, 2, 5, 10, 20, ... and 0.5, 0.2, ... that is not above ``value``."""
+    power = 10.0 ** np.floor(np.log10(value))
+    return float(max(m for m in (1, 2, 5) if m * power <= value * (1 + 1e-9)) * power)
 
 
 def moving(record: Record, arm: str, epoch: int) -> tuple[go.Figure, str]:
-    """Three initializations on both maps, up to an epoch; what is to come is faint."""
+    """Three initializations on both maps, from an open circle up to an epoch."""
     figure = panels(
         ["Map of functions", "Map of parameters"],
         title="Three random initializations, trained on the same batches",
-        alt=_MAP_ALT + " Where labels are shuffled the functions part again late.",
+        alt="Up to the chosen epoch. " + _MAP_ALT + " Where labels are shuffled the functions part "
+        "again late.",
         height=400,
     )
     for col, space in ((1, "function"), (2, "parameters")):
@@ -65,13 +89,14 @@ def moving(record: Record, arm: str, epoch: int) -> tuple[go.Figure, str]:
         for path, colour in zip(paths, START_COLOUR, strict=False):
             gone = path[: epoch + 1]
             figure.add_scatter(
-                x=path[:, 0], y=path[:, 1], mode="lines", hoverinfo="skip", showlegend=False,
-                line={"color": rgba(colour, 0.3), "width": 1.5}, row=1, col=col,
-            )  # fmt: skip
-            figure.add_scatter(
                 x=gone[:, 0], y=gone[:, 1], mode="lines+markers", showlegend=False,
                 line={"color": colour, "width": 2},
-                marker={"color": colour, "size": [4] * (len(gone) - 1) + [12]},
+                marker={
+                    "color": [rgba(colour, 0.0)] + [colour] * (len(gone) - 1),
+                    "opacity": 1,
+                    "size": [11, *[4] * (len(gone) - 2), *[12] * (len(gone) > 1)],
+                    "line": {"color": colour, "width": 1.5},
+                },
                 row=1, col=col,
             )  # fmt: skip
         _frame(figure, paths, col)
@@ -80,7 +105,9 @@ def moving(record: Record, arm: str, epoch: int) -> tuple[go.Figure, str]:
         f"Labels {_SHORT[arm]}, epoch {epoch}: two of the three are "
         f"{c['function'][epoch]:.2f} apart as functions and "
         f"{c['parameters'][epoch]:.1f} as parameters; each has moved "
-        f"{c['function_travelled'][epoch]:.2f} and {c['parameters_travelled'][epoch]:.1f}."
+        f"{c['function_travelled'][epoch]:.2f} and {c['parameters_travelled'][epoch]:.1f}. "
+        f"Distances on the maps are off by about {_stress(record, arm, 'function'):.0%} and "
+        f"{_stress(record, arm, 'parameters'):.0%}."
     )
     return figure, text
 
@@ -239,15 +266,37 @@ def beside_one(record: Record, pairs: Sequence[str]) -> go.Figure:
     )
     for col, space in enumerate(SPACES, start=1):
         lines = []
-        for pair, dash in zip(pairs, ("dot", "dash", "solid"), strict=True):
+        for pair, colour, dash in zip(pairs, START_COLOUR, ("dot", "dash", "solid"), strict=True):
             table = record["beside"].where(pair=pair)
             each = [np.array(table.where(seed=s)[space]) for s in table.unique("seed")]
             x = np.arange(len(each[0]))
-            lines.append(_over_seeds(each, x, pair, OF_SPACE[space], dash=dash))
+            lines.append(_over_seeds(each, x, pair, colour, dash=dash))
         add_lines(figure, lines, col=col, labels=False)
         figure.update_xaxes(axis("epoch"), row=1, col=col)
         figure.update_yaxes(
             axis("distance" if col == 1 else "", rangemode="tozero"), row=1, col=col
         )
+    # Two pairs of curves lie on one another: a word says which.
+    for col, pair, text, place in (
+        (1, TWIN, "its twin: 0", "above"),
+        (2, STRANGER, "its twin and another start,<br>one on the other", "below"),
+    ):
+        table = record["beside"].where(pair=pair)
+        space, last = list(SPACES)[col - 1], max(table["epoch"])
+        at = round(0.6 * last)
+        y = float(np.mean(table.where(epoch=at)[space]))
+        n = "" if col == 1 else str(col)
+        figure.add_annotation(
+            x=at, y=y, xref=f"x{n}", yref=f"y{n}", text=text, showarrow=False,
+            yanchor="bottom" if place == "above" else "top", yshift=4 if place == "above" else -36,
+        )  # fmt: skip
+    figure.update_yaxes(range=_from_below_zero(figure, "y"), row=1, col=1)
+    figure.update_yaxes(range=_from_below_zero(figure, "y2"), row=1, col=2)
     legend_above(figure)
     return figure
+
+
+def _from_below_zero(figure: go.Figure, axis_name: str) -> list[float]:
+    """A range that shows a curve at zero clear of the axis."""
+    tops = [max(t.y) for t in figure.data if (t.yaxis or "y") == axis_name]
+    return [-0.05 * max(tops), 1.08 * max(tops)]
