@@ -337,8 +337,8 @@ CLAIMS = (
     Claim(
         id="same-start-digits",
         where="section 2.1, Fig. 1",
-        sentence="Random initializations begin at about the same point in function space, "
-        "far apart in parameter space.",
+        sentence="Random initializations begin near each other in function space, compared with "
+        "where they end.",
         reading="L₂ between two networks before training over the same after training",
         experiment="same_function",
         effects=lambda r: ratios(r, (UNTRAINED, "l2"), (STRANGERS, "l2")),
