@@ -3,6 +3,7 @@
 from dataclasses import replace
 from math import log
 
+import numpy as np
 import pytest
 import torch
 from test_chapter_claims import judged, made
@@ -321,6 +322,24 @@ def test_the_figures_keep_their_traces(record):
     check_moves([draw.plane(pair) for pair in draw.PAIRS])
     check_moves([draw.results(record, reading) for reading in READINGS])
     check(draw.quantities(record))
+
+
+def test_the_plane_names_the_two_that_it_picks_out():
+    for pair, picked in draw.PAIRS.items():
+        named = {trace.name for trace in draw.plane(pair)[0].data if trace.showlegend}
+        assert named == set(picked)
+
+
+def test_differences_are_drawn_in_points(record):
+    figure = draw.results(record, READINGS[0])[0]
+    muon = came.versus(record, "Muon", "SGD", "accuracy", "difference")
+    at = list(figure.data[0].y).index("Muon")
+    assert figure.data[0].x[at] == pytest.approx(100 * np.mean(muon))
+
+
+def test_how_far_the_methods_lie_apart(record):
+    means = [np.mean(record["runs"].where(arm=m)["path"]) for m in METHODS]
+    assert draw.spread(record)["path"] == pytest.approx(max(means) / min(means))
 
 
 def test_every_method_has_a_colour_of_its_own():

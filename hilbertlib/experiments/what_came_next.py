@@ -19,7 +19,7 @@ AGAIN = "SGD again"
 """The negative control: SGD under another name, which no honest comparison tells from SGD."""
 
 SLOW = {"SGD, slower": "SGD", "HCGD, slower": "HCGD"}
-"""The next smaller rate of the grid: is a short way merely a small rate?"""
+"""The next smaller rate of the grid: is a short path merely a small rate?"""
 
 SEEDS = range(10, 15)
 """Those that are judged: none of the tuning's."""
@@ -134,25 +134,25 @@ CLAIMS = (
     ),
     _claim(
         "ch11-natural-path",
-        "The natural gradient goes a far shorter way there than SGD.",
+        "The natural gradient takes a far shorter path there than SGD.",
         "squared path over SGD's",
         _of("natural gradient", "SGD", "path"), 0.33, direction="below",
     ),
     _claim(
         "ch11-muon-path",
-        "Muon goes a far shorter way still.",
+        "Muon takes a far shorter path still.",
         "squared path over SGD's",
         _of("Muon", "SGD", "path"), 0.2, direction="below",
     ),
     _claim(
         "ch11-muon-not-slow",
-        "Muon's short way is not that of a small rate: slower SGD goes further.",
+        "Muon's short path is not that of a small rate: slower SGD goes further.",
         "Muon's squared path over that of SGD at the next smaller rate",
         _of("Muon", "SGD, slower", "path"), 0.7, direction="below",
     ),
     _claim(
         "ch11-slow-leash",
-        "At a small rate the leash shortens the way most.",
+        "At a small rate the leash shortens the path most.",
         "squared path of HCGD over SGD's, both at the next smaller rate",
         _of("HCGD, slower", "SGD, slower", "path"), 0.5, direction="below",
     ),
@@ -177,19 +177,19 @@ CLAIMS = (
     ),
     _claim(
         "guess-hc-path",
-        "At its own rate HCGD goes a shorter way than SGD at its own.",
+        "At its own rate HCGD takes a shorter path than SGD at its own.",
         "squared path over SGD's",
         _of("HCGD", "SGD", "path"), 0.9, direction="below",
     ),
     _claim(
         "guess-adam-hc-path",
-        "At its own rate Adam+HC goes a shorter way than Adam at its own.",
+        "At its own rate Adam+HC takes a shorter path than Adam at its own.",
         "squared path over Adam's",
         _of("Adam+HC", "Adam", "path"), 0.9, direction="below",
     ),
     _claim(
         "guess-sam-path",
-        "SAM, which looks for flat places, goes a shorter way than SGD.",
+        "SAM, which looks for flat places, takes a shorter path than SGD.",
         "squared path over SGD's",
         _of("SAM", "SGD", "path"), 0.9, direction="below",
     ),
@@ -201,7 +201,7 @@ CLAIMS = (
     ),
     _claim(
         "guess-short-is-better",
-        "Methods with shorter ways are more accurate.",
+        "Methods with shorter paths are more accurate.",
         "Spearman's correlation over the methods of squared path and test accuracy",
         lambda record: correlation(record), -0.3, direction="below",
     ),

@@ -1,4 +1,4 @@
-"""Figures of chapter 11: seven methods by what is counted, by their rates, by their ways."""
+"""Figures of chapter 11: seven methods by what is counted, by their rates, by their paths."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +22,7 @@ _SYMBOL = {
 COUNTED: Mapping[str, tuple[str, str]] = {
     "epochs": ("epochs", "epochs"),
     "gradient evaluations": ("evaluations", "gradient evaluations"),
-    "distance of the weights": ("length", "ℓ₂ length of the way"),
+    "distance of the weights": ("length", "ℓ₂ length of the path"),
     "squared distance of the function": ("path", "Σ ‖Δf‖² (L₂²)"),
 }
 """What a reader may count: the column, and how the axis says it."""
@@ -162,7 +162,7 @@ def plane(pair: str) -> tuple[go.Figure, str]:
         figure.add_scatter(
             x=[float(np.mean(t.path)) for t in tried],
             y=[1 - t.right(EPOCHS) / LIVE.aside for t in tried],
-            name=method, mode="lines+markers", meta={"legend": True},
+            name=method, mode="lines+markers", meta={"legend": shown},
             line={"color": colour, "width": 2.5 if shown else 1.5},
             marker={"color": colour, "size": 9 if shown else 5, "symbol": _SYMBOL[method]},
         )  # fmt: skip
@@ -193,7 +193,10 @@ def results(record: Record, reading: str) -> tuple[go.Figure, str]:
     """Test accuracy less SGD's, with intervals over seeds, at equal epochs or equal compute."""
     column = "accuracy" if reading == EPOCHS else "accuracy_compute"
     names = [m for m in (*METHODS, AGAIN) if m != "SGD"]
-    found = [seed_interval(versus(record, m, "SGD", column, "difference")) for m in names]
+    found = [
+        seed_interval([100 * d for d in versus(record, m, "SGD", column, "difference")])
+        for m in names
+    ]
     figure = go.Figure()
     figure.set_subplots(1, 1)
     figure.update_layout(
@@ -207,7 +210,7 @@ def results(record: Record, reading: str) -> tuple[go.Figure, str]:
     )
     _dots(figure, names, found)
     figure.add_vline(x=0, line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5})
-    figure.update_xaxes(axis("points of accuracy", tickformat="+.1%", range=[-0.065, 0.045]))
+    figure.update_xaxes(axis("points of accuracy", tickformat="+d", range=[-6.5, 4.5]))
     figure.update_yaxes(axis("", autorange="reversed"))
     apart = [_the(m) for m, v in zip(names, found, strict=True) if v.low > 0 or v.high < 0]
     return figure, f"At {reading}, the interval leaves out zero for {_listed(apart)}."
@@ -233,6 +236,15 @@ def _dots(figure: go.Figure, names: Sequence[str], found: Sequence[Interval], co
         row=1,
         col=col,
     )
+
+
+def spread(record: Record) -> dict[str, float]:
+    """The largest of the seven methods' means over the least, of each quantity."""
+    means = {
+        column: [float(np.mean(record["runs"].where(arm=m)[column])) for m in METHODS]
+        for column in ("path", "start", "exchange")
+    }
+    return {column: max(values) / min(values) for column, values in means.items()}
 
 
 def quantities(record: Record) -> go.Figure:
