@@ -249,10 +249,17 @@ def takes_outputs(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device by name; ``"auto"`` is a GPU where there is one, else the CPU."""
+    """The device by name; ``"auto"`` is a GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: If it is a GPU and there is none.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    found = torch.device(device)
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"expected a device that is here, got {device}: torch finds no GPU")
+    return found
 
 
 def check_run(epochs: int, batch_size: int) -> None:

@@ -4,11 +4,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from hilbertlib.experiments import forgetting, runner
 from hilbertlib.experiments.runner import (
@@ -26,6 +28,11 @@ class Config(Setting):
     log: str = ""
     pause: float = 0.0
     factor: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair(Config):
+    other: str = "digits"
 
 
 def measure(config: Config, arm: str, seed: int, place: Place) -> runner.Rows:
@@ -94,7 +101,7 @@ def test_what_is_done_is_not_done_again(tmp_path):
     assert worked(log) == ["b 0", "a 0", "a 1", "b 1"]
     assert run_cells(TOY, config, (0, 1), out=tmp_path) == both
     assert len(worked(log)) == 4
-    assert not list((tmp_path / ".checkpoints").iterdir())
+    assert [path.name for path in (tmp_path / ".checkpoints").iterdir()] == ["toy-live.lock"]
 
 
 def test_two_runs_from_one_seed_are_one(tmp_path):
@@ -121,6 +128,9 @@ def test_a_view_is_a_record_of_some_of_the_tables(tmp_path):
         ({"seeds": ()}, "expected different seeds"),
         ({"seeds": (1, 1)}, "expected different seeds"),
         ({"seeds": (-1,)}, "none below 0"),
+        ({"arms": ["a", "a"]}, "expected different arms"),
+        ({"jobs": 0}, "at least one job"),
+        ({"jobs": -2}, "at least one job"),
     ],
 )
 def test_bad_options_are_refused(options, message, tmp_path):
@@ -148,6 +158,61 @@ def test_a_record_of_other_data_stays_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "dataset", lambda name: other)
     with pytest.raises(ValueError, match="measured on other data"):
         run_cells(TOY, Config(), (0,), out=tmp_path)
+
+
+def test_what_is_said_about_a_setting_may_be_corrected(tmp_path):
+    run_cells(TOY, Config(), (0,), out=tmp_path)
+    better = Config(choices=("said better",))
+    record = run_cells(TOY, better, (0, 1), out=tmp_path)
+    assert record.provenance.config["choices"] == ["said better"]
+    assert record.seeds == [0, 1]
+
+
+def test_a_record_of_arms_that_are_gone_is_refused(tmp_path):
+    run_cells(TOY, Config(), (0,), out=tmp_path)
+    with pytest.raises(ValueError, match=r"does not have: \['a'\]; it has \['b', 'c'\]"):
+        run_cells(replace(TOY, arms=lambda config: ["b", "c"]), Config(), (0,), out=tmp_path)
+
+
+def test_a_record_is_written_by_one_process_at_a_time(tmp_path):
+    def meanwhile(config, arm, seed, place):
+        with pytest.raises(ValueError, match="another process is writing"):
+            run_cells(TOY, Config(), (1,), out=tmp_path)
+        return measure(config, arm, seed, place)
+
+    run_cells(replace(TOY, measure=meanwhile), Config(), (0,), arms=["a"], out=tmp_path)
+    assert len(run_cells(TOY, Config(), (0,), out=tmp_path)["ends"]) == 2
+
+
+def test_a_cell_waits_for_a_worker_that_outlived_its_run(tmp_path):
+    """Two processes on one checkpoint would write into each other's files."""
+    folder = runner._folder(record_path(tmp_path, "toy", "live").resolve(), Config(), "a", 0)
+    folder.mkdir(parents=True)
+    with ThreadPoolExecutor() as pool:
+        with FileLock(folder.with_suffix(".lock")):
+            waiting = pool.submit(run_cells, TOY, Config(), (0,), arms=["a"], out=tmp_path)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.5)
+        assert len(waiting.result(timeout=30)["ends"]) == 1
+    assert [path.name for path in folder.parent.iterdir()] == ["toy-live.lock"]
+
+
+def test_a_view_that_a_killed_run_left_old_is_written_again(tmp_path):
+    run_cells(TOY, Config(), (0,), out=tmp_path)
+    view = record_path(tmp_path, "part", "live")
+    view.unlink()
+    run_cells(TOY, Config(), (0,), out=tmp_path)
+    assert len(load_record(view)["ends"]) == 2
+
+
+def test_a_second_data_set_is_named(monkeypatch):
+    digits, other = runner.dataset("digits"), replace(runner.dataset("digits"), checksum="1" * 64)
+    monkeypatch.setattr(runner, "dataset", lambda name: digits if name == "digits" else other)
+    two = replace(Pair(), other="mnist")
+    assert run_cells(TOY, two, (0,)).provenance.dataset_note == (
+        "beside it mnist, checksum 111111111111"
+    )
+    assert run_cells(TOY, Pair(), (0,)).provenance.dataset_note == ""
 
 
 def test_the_full_experiment_takes_the_place_of_a_reduced_one(tmp_path):

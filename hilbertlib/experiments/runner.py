@@ -2,7 +2,8 @@
 
 The record itself is the store of what is done. It is written anew, whole, whenever a cell ends;
 a cell that stands in it is never run again; a long cell has a checkpoint beside it. So a run may be
-killed at any moment and started again.
+killed at any moment and started again. One process at a time writes a record, and one works on a
+cell: locks say so, which fall when their process ends, however it ends.
 """
 
 import hashlib
@@ -12,13 +13,14 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
@@ -131,22 +133,60 @@ def run_cells(
         backend: Keyword arguments of :func:`joblib.parallel_config`, for a cluster.
 
     Raises:
-        ValueError: If an arm is unknown, seeds are missing, or the record in ``out`` is of
-            another setting or damaged.
+        ValueError: If an arm is unknown or named twice, seeds are missing, ``jobs`` is out of
+            range, or the record in ``out`` is of another setting, damaged, or being written by
+            another process.
     """
     names = list(experiment.arms(config))
     arms = names if arms is None else list(arms)
     if unknown := [arm for arm in arms if arm not in names]:
         raise ValueError(f"{experiment.name}: expected arms among {names}, got {unknown}")
+    if len(set(arms)) != len(arms):
+        raise ValueError(f"{experiment.name}: expected different arms, got {arms}")
+    if jobs < 1 and jobs != -1:
+        raise ValueError(f"expected at least one job, or -1 for one a core, got {jobs}")
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ValueError(f"expected different seeds, none below 0, got {list(seeds)}")
-    path = None if out is None else record_path(out, experiment.name, config.scale)
+    # Absolute: a worker of a cluster may have started in another folder.
+    path = None if out is None else record_path(out, experiment.name, config.scale).resolve()
     device = device or ("auto" if config.scale == "paper" else "cpu")
+    with _alone(path):
+        return _run(experiment, config, seeds, arms, device, jobs, path, progress, backend)
+
+
+@contextmanager
+def _alone(path: Path | None) -> Iterator[None]:
+    """The block in which no other process may run what writes the record of this path."""
+    if path is None:
+        yield
+        return
+    checkpoints = path.parent / ".checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(checkpoints / f"{path.stem}.lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(
+            f"another process is writing {path}: wait for it, or choose another folder"
+        ) from None
+
+
+def _run(
+    experiment: Experiment,
+    config: Any,
+    seeds: Sequence[int],
+    arms: Sequence[str],
+    device: str,
+    jobs: int,
+    path: Path | None,
+    progress: bool,
+    backend: Mapping[str, Any] | None,
+) -> Record:
     done = _Done(experiment, config, path)
     # By seed first: what is finished early is then a whole comparison.
     todo = [(a, s) for s in seeds for a in arms if (a, s) not in done.cells]
     jobs = min(os.cpu_count() or 1, len(todo)) if jobs == -1 else min(jobs, len(todo))
-    shared = jobs > 1
+    shared = jobs > 1 or backend is not None
     work = (
         delayed(_cell)(
             experiment.measure, config, arm, seed, device, _folder(path, config, arm, seed), shared
@@ -160,7 +200,7 @@ def run_cells(
         for cell in _results(work, jobs, bool(backend)):
             done.add(cell)
             bar.update()
-    return done.record()
+    return done.end()
 
 
 def record_path(out: str | Path, name: str, scale: str) -> Path:
@@ -194,9 +234,11 @@ def _cell(
         torch.set_num_threads(1)
     where = resolve_device(device)
     commit = git_commit()  # of the code that is loaded now, not of what a later commit makes of it
-    started = time.perf_counter()
-    rows = measure(config, arm, seed, Place(where, folder))
-    seconds = time.perf_counter() - started
+    # Workers outlive a killed run: whoever starts it again waits for the cell, and then goes on.
+    with nullcontext() if folder is None else FileLock(folder.with_suffix(".lock")):
+        started = time.perf_counter()
+        rows = measure(config, arm, seed, Place(where, folder))
+        seconds = time.perf_counter() - started
     return _Cell(arm, seed, rows, seconds, describe_device(where), commit, folder)
 
 
@@ -228,14 +270,26 @@ class _Done:
             return
         record = self.record()
         save_record(record, self.path)
+        self._save_views(record)
+        if cell.folder is not None:
+            shutil.rmtree(cell.folder, ignore_errors=True)
+            cell.folder.with_suffix(".lock").unlink(missing_ok=True)
+
+    def end(self) -> Record:
+        """The record of all that is done; a killed run may have left its views old."""
+        record = self.record()
+        if self.path is not None and self.path.exists():
+            self._save_views(record)
+        return record
+
+    def _save_views(self, record: Record) -> None:
+        assert self.path is not None
         for name, tables in self.experiment.views.items():
-            part = {table: record[table] for table in (*tables, "cells")}
+            part = {table: record[table] for table in (*tables, "cells") if table in record.tables}
             save_record(
                 replace(record, experiment=name, tables=part),
                 record_path(self.path.parent, name, record.scale),
             )
-        if cell.folder is not None:
-            shutil.rmtree(cell.folder, ignore_errors=True)
 
     def record(self) -> Record:
         """Everything that is done, in the order of arms and seeds."""
@@ -267,6 +321,12 @@ class _Done:
             departures=self.config.departures,
             reduced=self.config.reduced,
         )
+        other = getattr(self.config, "other", self.config.dataset)
+        if other != self.config.dataset and any(c.rows for c in cells):
+            note = f"beside it {other}, checksum {dataset(other).checksum[:12]}"
+            provenance = replace(
+                provenance, dataset_note="; ".join(filter(None, (provenance.dataset_note, note)))
+            )
         return replace(
             provenance,
             device="; ".join(dict.fromkeys(c.device for c in cells)),
@@ -274,7 +334,7 @@ class _Done:
         )
 
     def _take(self, record: Record) -> None:
-        expected, found = plain(self.config, "config"), record.provenance.config
+        expected, found = identity(self.config), identity(record.provenance.config)
         if (record.experiment, found) != (self.experiment.name, expected):
             keys = sorted(key for key in {*expected, *found} if expected.get(key) != found.get(key))
             raise ValueError(
@@ -288,6 +348,12 @@ class _Done:
                 f"{record.provenance.dataset_checksum[:12]}; here it is {checksum[:12]}); move it "
                 "away, or choose another folder"
             )
+        known = self.experiment.arms(self.config)
+        if strange := sorted(set(record["cells"]["arm"]) - set(known)):
+            raise ValueError(
+                f"{self.path} holds arms that {self.experiment.name} does not have: {strange}; it "
+                f"has {list(known)}; move it away, or choose another folder"
+            )
         names = [name for name in record.tables if name != "cells"]
         grouped: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = {}
         for name in names:
@@ -297,6 +363,12 @@ class _Done:
         for cell in record["cells"].rows():
             rows = grouped.get((cell["arm"], cell["seed"]), {})
             self.cells[cell["arm"], cell["seed"]] = _Cell(rows=rows, **cell)
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """A setting as JSON holds it, without the sentences about it: what two runs must share."""
+    settings: dict[str, Any] = plain(config, "config")
+    return {key: v for key, v in settings.items() if key not in ("choices", "departures")}
 
 
 @lru_cache(maxsize=4)
@@ -309,7 +381,7 @@ def _folder(path: Path | None, config: Any, arm: str, seed: int) -> Path | None:
     """The folder of a cell's checkpoints: another one for every setting."""
     if path is None:
         return None
-    text = json.dumps([plain(config, "config"), arm], sort_keys=True)
+    text = json.dumps([identity(config), arm], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     name = re.sub(r"[^a-z0-9]+", "-", arm.lower()).strip("-")
     return path.parent / ".checkpoints" / f"{path.stem}-{name}-{digest}-seed{seed}"
