@@ -449,7 +449,7 @@ CLAIMS = (
     Claim(
         id="book-rate",
         where="this chapter",
-        sentence="Five corrections are more than a larger learning rate.",
+        sentence="On the squared path, five corrections are more than a larger learning rate.",
         reading="squared path of HCGD with n = 5 over that of SGD at ε + 4η",
         experiment="path_length",
         effects=lambda r: compare(r, "n = 5", "SGD at ε + 4η", "path"),

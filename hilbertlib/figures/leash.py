@@ -51,7 +51,8 @@ def paths(
     text = (
         f"λ = {leashed.setting.lam:g}: {leashed.cumulative[-1] / sgd.cumulative[-1]:.0%} of SGD's "
         f"squared path; test accuracy {leashed.history.test_accuracy[-1]:.1%} (SGD "
-        f"{sgd.history.test_accuracy[-1]:.1%}). Stress of the map {stress:.2f}."
+        f"{sgd.history.test_accuracy[-1]:.1%}). The map's stress is {stress:.2f} (chapter 3): read "
+        "no small distance off it."
     )
     return figure, text
 
@@ -102,18 +103,18 @@ def overshoot(
     ]  # fmt: skip
     figure = curves(
         lines,
-        title="When the leash is longer than the step",
+        title="When the pull is longer than the step",
         x="learning rate ε of the proposed step",
         y="distance with correction / without",
         alt="Ratio of function distances against the learning rate, both on logarithmic axes. For "
         "the norm the ratio lies far above one at small rates, dips below one, and returns to "
-        "one. For the squared norm it stays below one everywhere.",
+        "one. For the squared norm it is nearly level, a little below one.",
         log_x=True,
         log_y=True,
         right=24,
     )
     figure.add_hline(y=1, line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5})
-    figure.update_yaxes(range=[-1.3, 3])
+    figure.update_yaxes(range=[-1.3, 2.9])
     by_norm, by_square = (ratios[name].mean(1)[0] for name in ("rms", "squared"))
     text = (
         f"λη = {lam_eta:g}: at ε = {rates[0]:g} the norm's correction makes the step "
@@ -164,7 +165,7 @@ def arms(record: Record, names: Sequence[str], title: str, alt: str) -> go.Figur
         )
         figure.update_yaxes(axis("", autorange="reversed", showticklabels=col == 1), row=1, col=col)
     figure.update_xaxes(axis("Σ ‖Δf‖² (L₂²)", rangemode="tozero"), row=1, col=1)
-    figure.update_xaxes(axis("share right", tickformat=".1%"), row=1, col=2)
+    figure.update_xaxes(axis("share right", tickformat=".1~%", nticks=5), row=1, col=2)
     return figure
 
 
