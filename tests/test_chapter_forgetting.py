@@ -24,15 +24,15 @@ def build():
 
 @pytest.mark.parametrize("what", forgetting_controls.WRONG)
 def test_a_wrong_memory_is_wrong_in_one_way_only(what):
-    model, stranger = seeded(build, 0), seeded(build, 1)
+    model, other = seeded(build, 0), seeded(build, 1)
     x, y = torch.rand(40, 16), torch.arange(40) % 10
-    wrong = forgetting_controls.WrongMemory(what, stranger, capacity=12, lam=1.0, seed=3)
+    wrong = forgetting_controls.WrongMemory(what, other, capacity=12, lam=1.0, seed=3)
     wrong.begin_task(model, 0, 2)
     wrong.end_task(model, x, y)
     images = {tuple(row.tolist()) for row in x}
     true_images = all(tuple(row.tolist()) in images for row in wrong.memory.x)
-    asked = stranger if what == "a stranger's outputs" else model
-    assert true_images == (what == "a stranger's outputs")
+    asked = other if what == "an untrained network's outputs" else model
+    assert true_images == (what == "an untrained network's outputs")
     torch.testing.assert_close(wrong.memory.outputs, asked(wrong.memory.x).softmax(1).detach())
     assert wrong.memory.x.shape == (12, 16)
     if what == "no task's pixels":  # the same pixels, moved, and moved alike in each image
@@ -140,7 +140,7 @@ ENDS = {  # first, newest, average
     "Adam": (0.2, 0.9, 0.5),
     "L2": (0.7, 0.9, 0.8),
     "EWC, all tasks": (0.8, 0.5, 0.4),
-    "a stranger's outputs": (0.2, 0.9, 0.5),
+    "an untrained network's outputs": (0.2, 0.9, 0.5),
     "no task's pixels": (0.3, 0.9, 0.5),
     "noise": (0.3, 0.9, 0.5),
 }
@@ -180,7 +180,7 @@ def test_the_claims_can_hold():
     [
         ("ch5-memory-helps", "Adam", (0.6, 0.9, 0.5)),
         ("ch5-plasticity", "EWC, all tasks", (0.8, 0.85, 0.4)),
-        ("ch5-stranger", "a stranger's outputs", (0.2, 0.9, 0.75)),
+        ("ch5-untrained", "an untrained network's outputs", (0.2, 0.9, 0.75)),
         ("guess-no-task", "no task's pixels", (0.6, 0.9, 0.5)),
         ("guess-noise", "noise", (0.6, 0.9, 0.5)),
     ],

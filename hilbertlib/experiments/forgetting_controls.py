@@ -18,8 +18,8 @@ from .common import live_record
 from .forgetting import GRID, LIVE, Config, ends, gap, learn
 from .runner import dataset, run_cells
 
-What = Literal["a stranger's outputs", "no task's pixels", "noise"]
-WRONG: tuple[What, ...] = ("a stranger's outputs", "no task's pixels", "noise")
+What = Literal["an untrained network's outputs", "no task's pixels", "noise"]
+WRONG: tuple[What, ...] = ("an untrained network's outputs", "no task's pixels", "noise")
 BOOKS: tuple[Literal["all", "last"], ...] = ("all", "last")
 STRENGTHS = (5.0, 50.0, 500.0)
 
@@ -28,21 +28,21 @@ class WrongMemory(L2Memory):
     """An L2 memory of something that is not worth remembering: a negative control.
 
     Args:
-        what: ``"a stranger's outputs"``: the right images, with what an untrained network says of
-            them. ``"no task's pixels"``: images with their pixels in an order that no task has,
-            and the right network's outputs. ``"noise"``: uniform noise, likewise.
-        stranger: The untrained network.
+        what: ``"an untrained network's outputs"``: the right images, with what an untrained
+            network says of them. ``"no task's pixels"``: images with their pixels in an order
+            that no task has, and the right network's outputs. ``"noise"``: uniform noise, likewise.
+        untrained: The untrained network.
     """
 
     def __init__(
-        self, what: What, stranger: nn.Module, capacity: int, lam: float, seed: int
+        self, what: What, untrained: nn.Module, capacity: int, lam: float, seed: int
     ) -> None:
         super().__init__(capacity, lam, seed=seed)
-        self.what, self.stranger = what, stranger
+        self.what, self.untrained = what, untrained
         self._noise = torch.Generator().manual_seed(seed)
 
     def end_task(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
-        asked = self.stranger if self.what == "a stranger's outputs" else model
+        asked = self.untrained if self.what == "an untrained network's outputs" else model
         super().end_task(asked, self._images(x), y)
 
     def _images(self, x: Tensor) -> Tensor:
@@ -66,8 +66,8 @@ def wrong(config: Config, what: What, seed: int) -> Method:
     """A wrong memory of the config's size and λ, for its network."""
     base = dataset(config.dataset)
     sizes = (int(np.prod(base.shape)), *config.hidden, len(base.classes))
-    stranger = seeded(lambda: mlp(sizes), seed + 10_000)
-    return WrongMemory(what, stranger, config.capacity, config.lam, seed)
+    untrained = seeded(lambda: mlp(sizes), seed + 10_000)
+    return WrongMemory(what, untrained, config.capacity, config.lam, seed)
 
 
 def record(
@@ -206,12 +206,12 @@ CLAIMS = (
         margin=0.1,
     ),
     Claim(
-        id="ch5-stranger",
+        id="ch5-untrained",
         where="this chapter",
-        sentence="A memory of a stranger's outputs is of no use.",
+        sentence="A memory of an untrained network's outputs is worth less than the true one.",
         reading="mean accuracy over all tasks at the end, the true memory less this one",
         experiment="forgetting_chapter",
-        effects=lambda r: gap(r, "L2", "a stranger's outputs", "average"),
+        effects=lambda r: gap(r, "L2", "an untrained network's outputs", "average"),
         margin=0.1,
     ),
     Claim(

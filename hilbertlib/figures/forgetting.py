@@ -186,8 +186,8 @@ def books(
             _line(arm, np.array(lams), y, OF_METHOD[arm], dash=dash, label_at=at, label_side=side)
         )
     ends = np.array([min(lams), max(lams)], float)
-    for arm in ("Adam", "Adam+retrain", "L2"):
-        level = float(np.mean(main["ends"].where(arm=arm)[score]))
+    levels = {arm: _level(main, arm, score, strengths.seeds) for arm in MAIN[:3]}
+    for arm, level in levels.items():
         lines.append(Line(arm, ends, [level] * 2, OF_METHOD[arm], dash="dot", width=1.5))
     figure = curves(
         lines,
@@ -212,9 +212,14 @@ def books(
     text = (
         f"Judged by {SCORES[score]}: at λ = {lams[-1]:g} EWC with all penalties has "
         f"{own['all'][-1]:.0%}, with the last only {own['last'][-1]:.0%}; the L2 memory "
-        f"{np.mean(main['ends'].where(arm='L2')[score]):.0%}."
+        f"{levels['L2']:.0%}."
     )
     return figure, text
+
+
+def _level(record: Record, arm: str, score: str, seeds: Sequence[int]) -> float:
+    """A method's mean at the end, over the seeds that it is compared at."""
+    return float(np.mean([record["ends"].where(arm=arm, seed=seed)[score] for seed in seeds]))
 
 
 def bill(
