@@ -55,6 +55,16 @@ def test_the_rate_of_a_repeated_weight_is_that_of_sampled_memories(w):
 
 
 @pytest.mark.parametrize("w", [0.0, 0.7, 1.0, 1.1])
+def test_a_nudge_moves_the_function_as_far_as_sampled_memories_part(w):
+    x = np.random.RandomState(0).standard_normal((20_000, 12))
+    a, b = (np.array([recurrence.states(v, row) for row in x]) for v in (w, w + 0.1))
+    sampled = np.sqrt(np.mean((b - a) ** 2, 0))
+    np.testing.assert_allclose(recurrence.nudged(w, 0.1, 12), sampled, rtol=0.03, atol=1e-9)
+    short = recurrence.nudged(w, 1e-7, 12) / 1e-7
+    np.testing.assert_allclose(short, recurrence.tied_rates(w, 12), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("w", [0.0, 0.7, 1.0, 1.1])
 def test_the_rate_of_a_chain_is_the_mean_over_directions_of_its_jacobian(w):
     steps = 5
     weights = torch.full((steps,), w, dtype=torch.float64, requires_grad=True)

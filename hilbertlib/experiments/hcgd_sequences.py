@@ -192,7 +192,7 @@ CLAIMS = (
     Claim(
         id="book-seq-rate",
         where="our guess",
-        sentence="More corrections are more than a larger learning rate.",
+        sentence="Several corrections reach a higher accuracy than SGD at their effective rate.",
         reading="test accuracy over the last quarter of the epochs, n corrections less SGD at "
         "ε + (n − 1)η",
         experiment="hcgd_sequences",

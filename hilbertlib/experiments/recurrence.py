@@ -49,6 +49,16 @@ def tied_rates(w: float, steps: int) -> np.ndarray:
     return np.sqrt(np.cumsum(np.square(k * np.power(w, np.maximum(k - 1, 0)))))
 
 
+def nudged(w: float, nudge: float, steps: int) -> np.ndarray:
+    """How far a nudge of the weight moves the function, after 1 to ``steps`` inputs, ``(steps,)``.
+
+    After T inputs its square is Σ ((w + nudge)ᵏ − wᵏ)² over k < T; for a short nudge it is that
+    times :func:`tied_rates`.
+    """
+    k = np.arange(steps)
+    return np.sqrt(np.cumsum(np.square((w + nudge) ** k - w**k)))
+
+
 def untied_rates(w: float, steps: int) -> np.ndarray:
     """The same for a chain of layers that have a weight each, all of them ``w``, ``(steps,)``.
 

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from ..experiments.recurrence import POSTS, OneWeight, Walk, states, tied_rates, untied_rates
+from ..experiments.recurrence import (
+    POSTS,
+    OneWeight,
+    Walk,
+    nudged,
+    states,
+    tied_rates,
+    untied_rates,
+)
 from ..records import Record, seed_interval
 from .style import COLOUR, Line, add_lines, axis, error_bars, panels
 
@@ -59,7 +67,7 @@ def memory(w: float, seed: int = 3) -> tuple[go.Figure, str]:
             ),
         ],
     )
-    tied = [float(np.linalg.norm((w + NUDGE) ** np.arange(t) - w ** np.arange(t))) for t in time]
+    tied = nudged(w, NUDGE, STEPS)
     chain = NUDGE * untied_rates(w, STEPS)
     # A name beside a steep curve, or above and below a flat one.
     above = "left" if tied[-1] > 3 * tied[9] else "above"
