@@ -226,15 +226,16 @@ def _tenth(values: np.ndarray) -> int:
 
 def _same_start(record: Record) -> dict[str, list[float]]:
     """The networks as they are built, and with BatchNorm's statistics measured where it has any."""
-    triples = apart(record)
-    functions = {"": [c["function"][0] for c in triples]}
+    triples = {c["seed"][0]: c for c in apart(record)}
+    functions = {"": {seed: c["function"][0] for seed, c in triples.items()}}
     if "start" in record.tables:
-        measured = record["start"].where(arm=CLEAN)["function"]
+        rows = record["start"].where(arm=CLEAN).rows()
+        measured = {row["seed"]: row["function"] for row in rows}
         functions = {"as built": functions[""], "BatchNorm's statistics measured": measured}
     return {
         name: [
             float(f / c["function"][-1] / (c["parameters"][0] / c["parameters"][-1]))
-            for f, c in zip(first, triples, strict=True)
+            for f, c in ((first[seed], c) for seed, c in triples.items() if seed in first)
         ]
         for name, first in functions.items()
     }
