@@ -388,8 +388,8 @@ def walked(**arms: dict) -> dict[str, Table]:
             parameters_epoch=2 * (1 + 0.1 * np.sin(np.arange(16))),
         ),
         exchange_rate.FIG_A5: walk(
-            l2_epoch=np.linspace(0.2, 0.4, 16), parameters=np.full(16, 3.0),
-            parameters_epoch=np.full(16, 4.0), parameters_start=np.full(16, 20.0),
+            l2_epoch=np.linspace(0.2, 0.4, 16), parameters=np.linspace(1.5, 3, 16),
+            parameters_epoch=np.linspace(2, 5, 16), parameters_start=np.arange(16) ** 2.0,
         ),
     }  # fmt: skip
     updates, epochs = [], []
@@ -432,6 +432,7 @@ def test_the_claims_of_figure_2_can_hold():
         ("ratio-fastest-error", exchange_rate.FIG_2, {"error": np.arange(16) ** 2.0}),
         ("ratio-no-bn", exchange_rate.FIG_A4, {"ratio": 0.5}),
         ("ratio-no-wd", exchange_rate.FIG_A5, {"parameters_start": 1.0}),
+        ("ratio-no-wd", exchange_rate.FIG_A5, {"parameters_epoch": 5.0}),
         ("ratio-no-wd-epoch", exchange_rate.FIG_A5, {"l2_epoch": np.linspace(0.4, 0.2, 16)}),
         ("ratio-no-wd-epoch", exchange_rate.FIG_A4, {"l2_epoch": np.linspace(0.2, 0.4, 16)}),
         (

@@ -168,6 +168,10 @@ def _late(walk: Walk, scale: str) -> float:
     return float(quarter(walk.parameters[scale], 3).mean())
 
 
+def _growth(walk: Walk, scale: str) -> float:
+    return late_over_early(walk.parameters[scale])
+
+
 def _claim(
     id: str,
     where: str,
@@ -243,9 +247,12 @@ CLAIMS = (
     ),
     _claim(
         "ratio-no-wd", "Figs. A.5, A.4", "Without weight decay ℓ2 distances grow at all scales, "
-        "most of all late.", "late ℓ2 distance without decay over with it, neither with BatchNorm",
+        "most of all late.", "ℓ2 distance without decay over with it, neither with BatchNorm: "
+        "late, and late over the same early",
         lambda r: {
-            _NAMES[s]: versus(r, partial(_swap, _late, s), FIG_A5, FIG_A4) for s in SCALES
+            f"{_NAMES[s]}, {when}": versus(r, partial(_swap, measure, s), FIG_A5, FIG_A4)
+            for when, measure in (("late", _late), ("late over early", _growth))
+            for s in SCALES
         }, 1.1,
     ),
     _claim(
