@@ -104,6 +104,34 @@ def test_what_is_done_is_not_done_again(tmp_path):
     assert [path.name for path in (tmp_path / ".checkpoints").iterdir()] == ["toy-live.lock"]
 
 
+def stumbling(config: Config, arm: str, seed: int, place: Place) -> runner.Rows:
+    """Falls twice: with a checkpoint that it worked on for 100 seconds, and before the next one."""
+    with open(config.log, "a") as file:
+        file.write("begun\n")
+    starts = len(worked(Path(config.log)))
+    if starts == 1:
+        begun = place.folder / "begun.json"
+        when = json.loads(begun.read_text())
+        begun.write_text(json.dumps(when | {"at": when["at"] - 100}))
+        place.checkpoint().touch()
+    if starts < 3:
+        raise KeyboardInterrupt
+    return {"ends": [{"value": 1.0}]}
+
+
+def test_a_cell_that_was_killed_counts_what_its_checkpoints_hold(tmp_path, monkeypatch):
+    commits = iter(["one", "two", "one"])
+    monkeypatch.setattr(runner, "git_commit", lambda: next(commits))
+    toy, config = replace(TOY, measure=stumbling), Config(log=str(tmp_path / "log"))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_cells(toy, config, (0,), arms=["a"], out=tmp_path)
+    record = run_cells(toy, config, (0,), arms=["a"], out=tmp_path)
+    (seconds,) = record["cells"]["seconds"]
+    assert 99 < seconds < 190  # not twice: the second start left nothing
+    assert record.provenance.commit == "one, two"
+
+
 def test_two_runs_from_one_seed_are_one(tmp_path):
     config = replace(forgetting.LIVE, tasks=2, epochs=1)
     one, two = (

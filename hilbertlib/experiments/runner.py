@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
+from ..checkpoints import write_whole
 from ..data import Dataset, load
 from ..provenance import (
     Provenance,
@@ -236,10 +237,33 @@ def _cell(
     commit = git_commit()  # of the code that is loaded now, not of what a later commit makes of it
     # Workers outlive a killed run: whoever starts it again waits for the cell, and then goes on.
     with nullcontext() if folder is None else FileLock(folder.with_suffix(".lock")):
+        before, commits = (0.0, commit) if folder is None else _begun(folder, commit)
         started = time.perf_counter()
         rows = measure(config, arm, seed, Place(where, folder))
-        seconds = time.perf_counter() - started
-    return _Cell(arm, seed, rows, seconds, describe_device(where), commit, folder)
+        seconds = before + time.perf_counter() - started
+    return _Cell(arm, seed, rows, seconds, describe_device(where), commits, folder)
+
+
+def _begun(folder: Path, commit: str | None) -> tuple[float, str | None]:
+    """Seconds of work that a killed run has left in the checkpoints, and the commits of all starts.
+
+    A start counts up to its last checkpoint: what came after that is lost and done once more.
+    """
+    path = folder / "begun.json"
+    saved = max((file.stat().st_mtime for file in folder.glob("*.pt")), default=0.0)
+    last: dict[str, Any] = {"seconds": 0.0, "at": saved, "commits": None}
+    if saved and path.exists():
+        last = json.loads(path.read_text())
+    seconds = last["seconds"] + max(0.0, saved - last["at"])
+    commits = _once(last["commits"], commit)
+    text = json.dumps({"seconds": seconds, "at": time.time(), "commits": commits})
+    write_whole(path, lambda file: file.write(text.encode()))
+    return seconds, commits
+
+
+def _once(*commits: str | None) -> str | None:
+    """Commits in a line, each named once."""
+    return ", ".join(dict.fromkeys(c for some in commits if some for c in some.split(", "))) or None
 
 
 def _results(work: Iterable[Any], jobs: int, cluster: bool) -> Iterator[_Cell]:
@@ -311,7 +335,6 @@ class _Done:
         return Record(self.experiment.name, self.config.scale, made, self._provenance(cells))
 
     def _provenance(self, cells: Sequence[_Cell]) -> Provenance:
-        commits = list(dict.fromkeys(c.commit for c in cells if c.commit))
         provenance = collect_provenance(
             self.config,
             sorted({c.seed for c in cells}),
@@ -330,7 +353,7 @@ class _Done:
         return replace(
             provenance,
             device="; ".join(dict.fromkeys(c.device for c in cells)),
-            commit=", ".join(commits) or None,
+            commit=_once(*(c.commit for c in cells)),
         )
 
     def _take(self, record: Record) -> None:
