@@ -7,6 +7,7 @@ from dataclasses import replace
 from .claims import CLAIMS, OURS, verdicts
 from .experiments.catalogue import EXPERIMENTS, NAMES, VIEWS
 from .records import Claim, Interval, Record, Table, Verdict, Word
+from .verdicts import printed
 
 _WORDS: tuple[Word, ...] = ("reproduced", "partly", "inconclusive", "not reproduced", "not tested")
 
@@ -133,29 +134,17 @@ def _list(title: str, texts: Iterable[str]) -> str:
     return f"<p>{title}:</p><ul>{items}</ul>" if items else ""
 
 
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def _number(value: float) -> str:
-    """A number as it is printed: three digits, a minus and no hyphen, powers of ten as powers."""
-    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
-    digits, _, exponent = text.partition("e")
-    if exponent:
-        digits += f" · 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
-    return digits.replace("-", "−")
-
-
 def say(interval: Interval) -> str:
     """A mean with its interval, in few digits."""
     if interval.n == 0:
         return "not measured"
     if interval.n == 1:
-        return f"{_number(interval.mean)} (one seed: no interval)"
-    low, high = _number(interval.low), _number(interval.high)
-    return f"{_number(interval.mean)} [{low}, {high}]"
+        return f"{printed(interval.mean)} (one seed: no interval)"
+    low, high = printed(interval.low), printed(interval.high)
+    return f"{printed(interval.mean)} [{low}, {high}]"
 
 
 def _margin(margin: float | tuple[float, float]) -> str:
     if isinstance(margin, tuple):
-        return f"{_number(margin[0])} to {_number(margin[1])}"
-    return _number(margin)
+        return f"{printed(margin[0])} to {printed(margin[1])}"
+    return printed(margin)

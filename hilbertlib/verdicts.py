@@ -19,6 +19,22 @@ Direction = Literal["above", "below", "within"]
 Effects = Sequence[float] | Mapping[str, Sequence[float]]
 
 
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def printed(value: float, digits: int = 3) -> str:
+    """A number as the pages have it: few digits, a minus and no hyphen, powers of ten as powers.
+
+    >>> printed(-2.5e-7), printed(12345.6)
+    ('−2.5 · 10⁻⁷', '12,346')
+    """
+    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.{digits}g}"
+    mantissa, _, exponent = text.partition("e")
+    if exponent:
+        mantissa += f" · 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    return mantissa.replace("-", "−")
+
+
 class MissingTableError(KeyError):
     """A record has no table of the name: nothing was measured of what it would hold."""
 

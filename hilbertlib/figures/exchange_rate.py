@@ -122,7 +122,7 @@ def ratio(record: Record, arm: str = "Fig. 2") -> tuple[go.Figure, str]:
     first, last = (np.mean([w.ratio("updates")[k] for w in runs]) for k in (0, -1))
     text = (
         f"{len(runs)} seed{'s' if len(runs) > 1 else ''}: between updates the ratio goes from "
-        f"{first:.3g} after the first epoch to {last:.3g} after epoch {epochs[-1]}."
+        f"{first:.2f} after the first epoch to {last:.2f} after epoch {epochs[-1]}."
     )
     return figure, text
 
@@ -136,7 +136,7 @@ def networks(record: Record, scale: str) -> tuple[go.Figure, str]:
         line = _band(name, runs[0].epochs, [w.ratio(scale) for w in runs], colour)
         lines.append(replace(line, dash=dash))
         first, last = (float(np.asarray(line.y)[k]) for k in (0, -1))
-        said.append(f"{first:.3g} to {last:.3g} ({name})")
+        said.append(f"{first:.2f} to {last:.2f} ({name})")
     figure = curves(
         lines,
         title="The exchange rate with and without BatchNorm and decay",

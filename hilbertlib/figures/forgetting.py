@@ -228,9 +228,10 @@ def bill(
     """What each method stores against the width of the network, both logarithmic, in bytes."""
     figure = curves(
         [
-            Line("EWC and SI", widths, diagonals, OF_METHOD["EWC, all tasks"], label_at=0.6),
+            Line("EWC and SI", widths, diagonals, OF_METHOD["EWC, all tasks"], label_at=0.6,
+                 label_side="left"),
             Line("the network", widths, network, COLOUR["neutral"], dash="dot", label_at=0.75,
-                 label_side="below"),
+                 label_side="right"),
             Line("L2 memory", widths, [memory] * len(widths), OF_METHOD["L2"], label_at=0.12),
         ],
         title="What it takes to remember",

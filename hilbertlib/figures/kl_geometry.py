@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from ..experiments.kl_geometry import Steps, TwoParameters
 from ..experiments.second_order import LONG
 from ..records import Record
+from ..verdicts import printed
 from .style import COLOUR, SCALE_COLOUR, Line, add_lines, axis, curves, layout, panels, rgba
 
 NATURAL, PLAIN, GREY = COLOUR["natural gradient"], COLOUR["SGD"], COLOUR["neutral"]
@@ -118,9 +119,9 @@ def zoom(measures: Mapping[str, np.ndarray], t: np.ndarray, window: float) -> tu
     figure.update_layout(yaxis_range=[-0.03, 1.05])
     sides = [measures["new || old"][inside][i] for i in (0, -1)]
     text = (
-        f"Window of ±{window:g} in units of the step: the KL divergence is {sides[0]:.2g} nats at "
-        f"its left end and {sides[1]:.2g} at its right; the L₂ norm at the right end is "
-        f"{measures['norm'][inside][-1]:.2g}."
+        f"Window of ±{window:g} in units of the step: the KL divergence is {printed(sides[0], 2)} "
+        f"nats at its left end and {printed(sides[1], 2)} at its right; the L₂ norm at the right end is "
+        f"{printed(measures['norm'][inside][-1], 2)}."
     )
     return figure, text
 
@@ -188,8 +189,8 @@ def price(
             hoverinfo="skip", row=1, col=col,
         )  # fmt: skip
     text = (
-        f"λ = {lam:g} is a leash of {radius[i]:.2g} nats; the step really moves the function by "
-        f"{real[i]:.2g}. The cost goes from {table['start'][i]:.2f} to "
+        f"λ = {lam:g} is a leash of {printed(radius[i], 2)} nats; the step really moves the "
+        f"function by {printed(real[i], 2)}. The cost goes from {table['start'][i]:.2f} to "
         f"{table['cost'][i]:.2f}; the first order promised {table['linear'][i]:.2f}."
     )
     return figure, text

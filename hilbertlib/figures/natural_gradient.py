@@ -110,8 +110,8 @@ def spectrum(found: Spectrum, n: int, damping: float, lam: float = 1.0) -> tuple
         hovertemplate="eigenvalue %{x:.2g}: %{y:.0%}<extra></extra>",
     )  # fmt: skip
     figure.add_scatter(
-        x=[damping] * 2, y=[-0.03, 1.05], mode="lines+text", text=["damping", ""],
-        textposition="top right", line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5},
+        x=[damping] * 2, y=[-0.03, 1.05], mode="lines+text", text=["", "damping"],
+        textposition="bottom left", line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5},
     )  # fmt: skip
     lost = float((gain * (1 - share) ** 2).sum() / gain.sum())
     flat = share[values < damping / 2]

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from ..experiments.same_function import PAIRS, Walk
 from ..records import Record
+from ..verdicts import printed
 from .style import (
     COLOUR,
     DIRECTION_COLOUR,
@@ -145,7 +146,7 @@ def fan(
             mode="markers",
             marker={"size": 13, "color": colours[name], "line": {"width": 2, "color": "white"}},
         )
-    moved = ", ".join(f"{y[k]:.2g} {name}" for name, y in ways.items())
+    moved = ", ".join(f"{printed(y[k], 2)} {name}" for name, y in ways.items())
     return figure, f"A step of length {lengths[k]:.2g} moves the function by {moved}."
 
 

@@ -48,7 +48,7 @@ def memory(w: float, seed: int = 3) -> tuple[go.Figure, str]:
         row=1,
         col=2,
     )
-    figure.update_yaxes(axis("L₂", type="log", range=[-3.2, 3.2]), row=1, col=2)
+    figure.update_yaxes(axis("", type="log", range=[-3.2, 3.2]), row=1, col=2)
     x = np.random.RandomState(seed).standard_normal(STEPS)
     time = np.arange(1, STEPS + 1)
     colour, other = COLOUR["HCGD"], COLOUR["neutral"]
@@ -129,7 +129,7 @@ def portions(read: Mapping[int, Sequence[Walk]], portion: int) -> tuple[go.Figur
     figure.update_yaxes(axis("L₂", type="log", range=[-4, 0]), row=1, col=1)
     figure.update_xaxes(axis("epoch"), row=1, col=2)
     figure.update_yaxes(
-        axis("L₂ / ℓ₂", type="log", range=[-1.7, 0.6], **_ticks(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)),
+        axis("", type="log", range=[-1.7, 0.6], **_ticks(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)),
         row=1,
         col=2,
     )
@@ -170,7 +170,7 @@ def _rate_line(name: str, walks: Sequence[Walk], colour: str) -> Line:
 def cliff(problem: OneWeight, w: float, grid: Sequence[float]) -> tuple[go.Figure, str]:
     """The cost along one weight with the steps of four rules from ``w``; how far each moves."""
     figure = panels(
-        ["Cost, and where a step lands", "How far a step moves the function"],
+        ["Cost, and where a step lands", "How far a step moves it (L₂)"],
         title="At the cliff: a clip and a leash",
         alt="Left: the cost of a repeated weight against the weight, with a valley and a wall "
         "where the weight exceeds one, and the landing places of steps with and without clipping "
@@ -223,7 +223,7 @@ def cliff(problem: OneWeight, w: float, grid: Sequence[float]) -> tuple[go.Figur
     figure.update_xaxes(axis("weight w", range=[float(x[0]), float(x[-1])]), row=1, col=1)
     figure.update_yaxes(axis("cost", type="log", range=[-4.2, 4.5], dtick=2), row=1, col=1)
     figure.update_xaxes(axis("weight w before the step"), row=1, col=2)
-    figure.update_yaxes(axis("L₂", type="log", range=[-4, 8], dtick=2), row=1, col=2)
+    figure.update_yaxes(axis("", type="log", range=[-4, 8], dtick=2), row=1, col=2)
     _legend(figure)
     rate = tied_rates(w, problem.steps)[-1]
     said = f"; out of the left panel: {', '.join(outside)}" if outside else ""
@@ -273,7 +273,7 @@ def race(record: Record) -> tuple[go.Figure, str]:
     figure.update_xaxes(axis("epoch"), row=1, col=1)
     figure.update_xaxes(
         axis(
-            "computation, in epochs of plain training",
+            "computation, in plain epochs",
             type="log",
             **_ticks(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
         ),
@@ -387,7 +387,7 @@ def rules(ruled: Mapping[str, Sequence[Walk]]) -> go.Figure:
 def posts(record: Record) -> go.Figure:
     """How far a corrected step goes over one without, by what X_V shows; intervals over seeds."""
     figure = panels(
-        ["One correction, X_V showing:"],
+        ["Length of a corrected step, Xᵥ showing:"],
         title="The same leash, tied to other images",
         alt="Ratios below one with intervals over seeds: a correction on digits in the network's "
         "own order shortens the step, one on another order or on black images less.",
@@ -406,7 +406,7 @@ def posts(record: Record) -> go.Figure:
         row=1, col=1,
     )  # fmt: skip
     figure.update_yaxes(axis("", autorange="reversed"), row=1, col=1)
-    figure.update_xaxes(axis("L₂ with / without it"), row=1, col=1)
+    figure.update_xaxes(axis("L₂ with the correction / without"), row=1, col=1)
     figure.add_vline(x=1, line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5})
     return figure
 
