@@ -120,8 +120,8 @@ def zoom(measures: Mapping[str, np.ndarray], t: np.ndarray, window: float) -> tu
     sides = [measures["new || old"][inside][i] for i in (0, -1)]
     text = (
         f"Window of ±{window:g} in units of the step: the KL divergence is {printed(sides[0], 2)} "
-        f"nats at its left end and {printed(sides[1], 2)} at its right; the L₂ norm at the right end "
-        f"is {printed(measures['norm'][inside][-1], 2)}."
+        f"nats at its left end and {printed(sides[1], 2)} at its right; the L₂ norm at the right "
+        f"end is {printed(measures['norm'][inside][-1], 2)}."
     )
     return figure, text
 
