@@ -239,7 +239,8 @@ class explore:
     Raises
     ------
     ValueError
-        No slider is given, or two values give figures with a different number of traces.
+        No slider is given, or two values give figures with a different number of traces or
+        different titles.
     """
 
     def __init__(
@@ -258,6 +259,8 @@ class explore:
         self._draw, self.sliders = draw, sliders
         self._caption, self._alt, self._provenance = caption, alt, provenance
         self._known: dict[tuple[int, ...], tuple[go.Figure, str]] = {}
+        if building_book():
+            self.payload()  # what a display raises is only printed; from here it stops the build
 
     def frame(self, *index: int) -> tuple[go.Figure, str]:
         """The figure and its sentence at these positions of the sliders, computed once."""
@@ -283,6 +286,11 @@ class explore:
                     f"at {self._describe(index)} the figure has {len(now['data'])} traces, at "
                     f"{self._describe(start)} it has {len(base['data'])}; a slider may not change "
                     "that"
+                )
+            if now["layout"].get("title") != base["layout"].get("title"):
+                raise ValueError(
+                    f"at {self._describe(index)} the figure has another title than at "
+                    f"{self._describe(start)}; a slider may not change that"
                 )
             patch: dict[str, Any] = {
                 "data": [_difference(a, b) for a, b in zip(base["data"], now["data"], strict=True)]

@@ -1,5 +1,7 @@
 """Exchange rates of single steps, against slow and obvious twins."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -108,7 +110,11 @@ def test_the_figures_of_a_walk():
         walked_by = exchange_claims.walks(record, arm).values()
         np.testing.assert_allclose(curve.y, np.mean([w.ratio("updates") for w in walked_by], 0))
     figure, text = draw.ratio(record, "Fig. A.4")
-    assert text.startswith("2 seeds")
+    assert text.startswith("Fig. A.4, 2 seeds")
     walk = exchange_claims.walks(record, "Fig. A.4")[0]
     lines = [trace for trace in figure.data if trace.name == "between updates"]
     np.testing.assert_allclose(lines[0].y, walk.ratio("updates"))
+    assert draw.ratio(record)[1].startswith("2 seeds")
+    tables = {name: table.where(arm="Fig. B.6") for name, table in record.tables.items()}
+    early = replace(record, tables=tables)  # Figure 2 takes longer and is not there yet
+    assert draw.ratio(early)[1].startswith("Fig. B.6, 2 seeds")

@@ -389,7 +389,7 @@ def walked(**arms: dict) -> dict[str, Table]:
         ),
         exchange_rate.FIG_A5: walk(
             l2_epoch=np.linspace(0.2, 0.4, 16), parameters=np.linspace(1.5, 3, 16),
-            parameters_epoch=np.linspace(2, 5, 16), parameters_start=np.arange(16) ** 2.0,
+            parameters_epoch=np.linspace(2, 5, 16), parameters_start=np.arange(1, 17) ** 2.0,
         ),
     }  # fmt: skip
     updates, epochs = [], []

@@ -65,6 +65,19 @@ def rebuilt(payload: dict, index: int) -> dict:
     }
 
 
+def test_a_figure_that_cannot_be_drawn_stops_the_build_and_is_not_only_printed(in_book):
+    def drawing(a):
+        raise ZeroDivisionError(f"at {a}")
+
+    with pytest.raises(ZeroDivisionError, match="at 1"):
+        explore(drawing, a=Slider("a", [1, 2]), caption="Never seen.")
+
+
+def test_a_slider_may_not_change_the_title(in_book):
+    with pytest.raises(ValueError, match="at a=2 the figure has another title than at a=1"):
+        explore(lambda a: line(1.0).update_layout(title=f"{a}"), a=Slider("a", [1, 2]), caption="")
+
+
 def test_a_figure_for_the_page_carries_caption_alt_and_provenance(in_book):
     (data,) = displayed(lambda: show(line(2.0), "It rises.", provenance="made up"))
     payload = data[FIGURE_MIME]

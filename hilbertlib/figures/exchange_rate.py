@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import plotly.graph_objects as go
 
+from ..experiments.estimator import FIG_2, FIG_B6
 from ..experiments.exchange_claims import SCALES, walks
 from ..records import Record
 from .style import (
@@ -27,7 +28,7 @@ _TICKS = {"tickvals": _VALUES, "ticktext": [f"{v:g}" for v in _VALUES]}
 _FINE = [m * 10.0**k for k in range(-4, 3) for m in (1, 1.2, 1.5, 2, 2.5, *range(3, 10))]
 _FINE_TICKS = {"tickvals": _FINE, "ticktext": [f"{v:g}" for v in _FINE]}
 ARMS = {
-    "Fig. 2": "BatchNorm, weight decay",
+    FIG_2: "BatchNorm, weight decay",
     "Fig. A.4": "no BatchNorm",
     "Fig. A.5": "no BatchNorm, no decay",
 }
@@ -92,8 +93,12 @@ def cloud(record: Record, arm: str, scale: str, until: int) -> tuple[go.Figure, 
     return figure, text
 
 
-def ratio(record: Record, arm: str = "Fig. 2") -> tuple[go.Figure, str]:
-    """The L2/ℓ2 ratio at three scales over the epochs, and the test error; bands over seeds."""
+def ratio(record: Record, arm: str = "") -> tuple[go.Figure, str]:
+    """The L2/ℓ2 ratio at three scales over the epochs, and the test error; bands over seeds.
+
+    Without ``arm``, Figure 2's; of a record that does not have it yet, another one, which is named.
+    """
+    arm = arm or next(a for a in (FIG_2, FIG_B6, *ARMS) if walks(record, a))
     figure = panels(
         ["L₂/ℓ₂", "Test error"],
         title="The exchange rate while a network trains",
@@ -120,8 +125,9 @@ def ratio(record: Record, arm: str = "Fig. 2") -> tuple[go.Figure, str]:
         row=1, col=2, labels=False,
     )  # fmt: skip
     first, last = (np.mean([w.ratio("updates")[k] for w in runs]) for k in (0, -1))
+    of = "" if arm == FIG_2 else f"{arm}, "
     text = (
-        f"{len(runs)} seed{'s' if len(runs) > 1 else ''}: between updates the ratio goes from "
+        f"{of}{len(runs)} seed{'s' * (len(runs) > 1)}: between updates the ratio goes from "
         f"{first:.2f} after the first epoch to {last:.2f} after epoch {epochs[-1]}."
     )
     return figure, text

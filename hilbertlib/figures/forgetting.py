@@ -82,7 +82,7 @@ def methods(record: Record) -> tuple[go.Figure, str]:
     config = record.provenance.config
     figure = panels(
         ["The first task, as others are learned", "Each task, when it is the newest"],
-        title=f"Six ways to learn {config['tasks']} tasks in a row",
+        title="Six ways to learn tasks in a row",
         alt="Left: test accuracy on the first task against the number of tasks learned, for Adam, "
         "Adam with retraining, the L2 memory, EWC with two ways of keeping its books, and SI. "
         "Right: test accuracy on each task just after it was learned, for the same six.",
@@ -168,6 +168,7 @@ def plane(record: Record) -> tuple[go.Figure, str]:
     figure.update_xaxes(range=[x.min() - pad, x.max() + pad], row=1, col=1)
     figure.update_xaxes(axis("share right", tickformat=".0%"), row=1, col=2)
     figure.update_yaxes(axis("", type="category", autorange="reversed"), row=1, col=2)
+    legend_above(figure)
     said = " and ".join(f"{short} with {np.mean(t['average']):.1%}" for short, t in best.values())
     return figure, f"Highest mean over all tasks: {said}."
 
@@ -269,7 +270,7 @@ def arms(
     score : str
         A column of the table ``ends`` for the left panel; the right one has the mean of all tasks.
     """
-    figure = panels(["The first task at the end", "Mean over all tasks at the end"],
+    figure = panels(["First task", "All tasks, mean"],
                     title=title, alt=alt, height=330)  # fmt: skip
     for col, what in ((1, score), (2, "average")):
         values = [seed_interval(record["ends"].where(arm=arm)[what]) for arm in names]
@@ -284,5 +285,5 @@ def arms(
             col=col,
         )
         figure.update_yaxes(axis("", autorange="reversed", showticklabels=col == 1), row=1, col=col)
-        figure.update_xaxes(axis("share right", **_SHARE), row=1, col=col)
+        figure.update_xaxes(axis("right at the end", **_SHARE), row=1, col=col)
     return figure

@@ -18,7 +18,7 @@ from ..experiments.recurrence import (
     untied_rates,
 )
 from ..records import Record, seed_interval
-from .style import COLOUR, Line, add_lines, axis, error_bars, panels
+from .style import COLOUR, START_COLOUR, Line, add_lines, axis, error_bars, panels
 
 STEPS = 100  # how long the memory of the first figure is watched
 NUDGE = 0.01
@@ -55,38 +55,27 @@ def memory(w: float, seed: int = 3) -> tuple[go.Figure, str]:
     add_lines(
         figure,
         [
-            Line("before", time, states(w, x), other, width=4, label_at=0.78),
-            Line(
-                "after",
-                time,
-                states(w + NUDGE, x),
-                colour,
-                width=2,
-                label_at=0.49,
-                label_side="below",
-            ),
+            Line("before", time, states(w, x), other, width=4),
+            Line("after", time, states(w + NUDGE, x), START_COLOUR[2], width=2),
         ],
+        labels=False,
     )
     tied = nudged(w, NUDGE, STEPS)
     chain = NUDGE * untied_rates(w, STEPS)
-    # A name beside a steep curve, or above and below a flat one.
-    above = "left" if tied[-1] > 3 * tied[9] else "above"
-    below = "right" if chain[-1] > 3 * chain[9] else "below"
     add_lines(
         figure,
         [
-            Line("used at every step", time[1:], tied[1:], colour, label_at=0.2, label_side=above),
-            Line(
-                "a weight for each step", time[1:], chain[1:], COLOUR["SGD"],
-                label_at=0.1, label_side=below,
-            ),
+            Line("used at every step", time[1:], tied[1:], colour),
+            Line("a weight for each step", time[1:], chain[1:], COLOUR["SGD"], dash="dash"),
         ],
         col=2,
-    )  # fmt: skip
+        labels=False,
+    )
+    _legend(figure)
     rate = tied[-1] / NUDGE
     text = (
         f"w = {w:g}: after {STEPS} inputs a nudge of {NUDGE:g} has moved the function by "
-        f"{_short(tied[-1])}, {_short(rate)} for a unit of the weight; spread over a chain of "
+        f"{_short(tied[-1])}, {_short(rate)} times the nudge; spread over a chain of "
         f"{STEPS} weights it moves it by {_short(chain[-1])}."
     )
     return figure, text
@@ -163,7 +152,7 @@ def _rate_line(name: str, walks: Sequence[Walk], colour: str) -> Line:
     side = "below" if colour == COLOUR["neutral"] else "above"
     return Line(
         name, np.arange(1, epochs + 1), y.mean(0), colour, y.min(0), y.max(0),
-        label_at=0.65, label_side=side,
+        label_at=0.65 if side == "below" else 0.35, label_side=side,
     )  # fmt: skip
 
 
@@ -201,7 +190,7 @@ def cliff(problem: OneWeight, w: float, grid: Sequence[float]) -> tuple[go.Figur
         shown = np.isfinite(place)
         figure.add_scatter(
             x=[place] if shown else [], mode="markers", name=name,
-            showlegend=name == "before the step",
+            showlegend=name == "before the step", meta={"legend": name == "before the step"},
             y=[max(0.5 * problem.distance(place, problem.target) ** 2, 1e-4)] if shown else [],
             marker={"symbol": symbol, "size": 12, "color": colour, "line": {"width": 2}},
             row=1, col=1,
@@ -389,8 +378,8 @@ def posts(record: Record) -> go.Figure:
     figure = panels(
         ["Length of a corrected step, Xᵥ showing:"],
         title="The same leash, tied to other images",
-        alt="Ratios below one with intervals over seeds: a correction on digits in the network's "
-        "own order shortens the step, one on another order or on black images less.",
+        alt="Ratios with intervals over seeds: a correction on digits in the network's own order "
+        "shortens the step, one on another order or on black images less.",
         height=280,
     )
     values = [seed_interval(record["posts"].where(post=p)["ratio"]) for p in POSTS]
