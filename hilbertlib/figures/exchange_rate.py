@@ -19,6 +19,7 @@ from .style import (
     axis,
     curves,
     layout,
+    legend_above,
     panels,
 )
 
@@ -109,21 +110,19 @@ def ratio(record: Record, arm: str = "") -> tuple[go.Figure, str]:
     runs = list(walks(record, arm).values())
     epochs = runs[0].epochs
     lines = [
-        replace(
-            _band(NAMES[s], epochs, [w.ratio(s) for w in runs], SCALE_COLOUR[i]),
-            label_at=(0.5, 0.8, 0.5)[i],
-        )
+        _band(NAMES[s], epochs, [w.ratio(s) for w in runs], SCALE_COLOUR[i])
         for i, s in enumerate(SCALES)
     ]
     figure.update_yaxes(axis("L₂ for a unit of ℓ₂", type="log", **_TICKS), row=1, col=1)
-    figure.update_yaxes(axis("", tickformat=".0%", rangemode="tozero"), row=1, col=2)
+    figure.update_yaxes(axis("", tickformat="~%", rangemode="tozero"), row=1, col=2)
     for col in (1, 2):
         figure.update_xaxes(axis("epoch"), row=1, col=col)
-    add_lines(figure, lines)
+    add_lines(figure, lines, labels=False)
     add_lines(
         figure, [_band("test error", epochs, [w.error for w in runs], COLOUR["neutral"])],
         row=1, col=2, labels=False,
     )  # fmt: skip
+    legend_above(figure)
     first, last = (np.mean([w.ratio("updates")[k] for w in runs]) for k in (0, -1))
     of = "" if arm == FIG_2 else f"{arm}, "
     text = (

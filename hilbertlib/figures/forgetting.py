@@ -7,7 +7,16 @@ import plotly.graph_objects as go
 
 from ..experiments.forgetting import EVERY, LAMBDAS, MAIN
 from ..records import Record, Table, seed_interval
-from .style import COLOUR, Line, add_lines, axis, curves, error_bars, panels
+from .style import (
+    COLOUR,
+    Line,
+    add_lines,
+    axis,
+    curves,
+    error_bars,
+    legend_above,
+    panels,
+)
 
 OF_METHOD: Mapping[str, str] = {
     "Adam": COLOUR["Adam"],
@@ -106,14 +115,6 @@ def methods(record: Record) -> tuple[go.Figure, str]:
         if t.unique("seed")
     )
     return figure, f"Right at the end on the first task, and on tasks when newest: {said}."
-
-
-def legend_above(figure: go.Figure) -> None:
-    """A legend above the panels, of the lines of the left one."""
-    for trace in figure.data:
-        trace.showlegend = bool(trace.name) and trace.xaxis in (None, "x")
-    legend = {"orientation": "h", "y": 1.1, "yanchor": "bottom", "x": 0}
-    figure.update_layout(showlegend=True, legend=legend, margin_t=96)
 
 
 def plane(record: Record) -> tuple[go.Figure, str]:
@@ -270,8 +271,8 @@ def arms(
     score : str
         A column of the table ``ends`` for the left panel; the right one has the mean of all tasks.
     """
-    figure = panels(["First task", "All tasks, mean"],
-                    title=title, alt=alt, height=330)  # fmt: skip
+    figure = panels(["First task, at the end", "All tasks, at the end"],
+                    title=title, alt=alt, height=380)  # fmt: skip
     for col, what in ((1, score), (2, "average")):
         values = [seed_interval(record["ends"].where(arm=arm)[what]) for arm in names]
         colours = [OF_METHOD.get(arm, COLOUR["neutral"]) for arm in names]
@@ -285,5 +286,5 @@ def arms(
             col=col,
         )
         figure.update_yaxes(axis("", autorange="reversed", showticklabels=col == 1), row=1, col=col)
-        figure.update_xaxes(axis("right at the end", **_SHARE), row=1, col=col)
+        figure.update_xaxes(axis("share right", **_SHARE), row=1, col=col)
     return figure

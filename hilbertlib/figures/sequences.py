@@ -376,7 +376,7 @@ def rules(ruled: Mapping[str, Sequence[Walk]]) -> go.Figure:
 def posts(record: Record) -> go.Figure:
     """How far a corrected step goes over one without, by what X_V shows; intervals over seeds."""
     figure = panels(
-        ["Length of a corrected step, Xᵥ showing:"],
+        ["A corrected step, Xᵥ showing:"],
         title="The same leash, tied to other images",
         alt="Ratios with intervals over seeds: a correction on digits in the network's own order "
         "shortens the step, one on another order or on black images less.",

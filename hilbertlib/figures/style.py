@@ -150,6 +150,14 @@ def add_lines(
             )
 
 
+def legend_above(figure: go.Figure) -> None:
+    """A legend above the panels, of the lines of the first one."""
+    for trace in figure.data:
+        trace.showlegend = bool(trace.name) and trace.xaxis in (None, "x")
+    legend = {"orientation": "h", "y": 1.1, "yanchor": "bottom", "x": 0}
+    figure.update_layout(showlegend=True, legend=legend, margin_t=96)
+
+
 def _axis_number(figure: go.Figure, row: int, col: int) -> int:
     name = figure.get_subplot(row, col).xaxis.plotly_name
     return int(name.removeprefix("xaxis") or 1)

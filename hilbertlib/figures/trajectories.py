@@ -9,8 +9,18 @@ from ..experiments.trajectories import CLEAN, SHUFFLED
 from ..experiments.trajectories import apart as columns_of
 from ..experiments.trajectory_controls import STRANGER, TWIN, seen, unrelated
 from ..records import Record
-from .forgetting import legend_above
-from .style import COLOUR, START_COLOUR, Line, add_lines, add_paths, axis, layout, panels, rgba
+from .style import (
+    COLOUR,
+    START_COLOUR,
+    Line,
+    add_lines,
+    add_paths,
+    axis,
+    layout,
+    legend_above,
+    panels,
+    rgba,
+)
 
 SPACES: Mapping[str, str] = {
     "function": "in function space (L₂)",
@@ -37,7 +47,6 @@ def _stress(record: Record, arm: str, space: str) -> float:
     return float(table["stress"][0])
 
 
-_BESIDE = {CLEAN: "above", SHUFFLED: "left"}  # where a curve's name stands
 _STARTS = dict(zip(("first", "second", "third"), START_COLOUR, strict=True))
 
 
@@ -159,10 +168,10 @@ def apart(record: Record) -> tuple[go.Figure, str]:
         add_lines(
             figure,
             [
-                _over_seeds(measured, x, "measured", OF_SPACE[space], label_at=0.6,
+                _over_seeds(measured, x, "measured", OF_SPACE[space], label_at=0.4,
                             label_side="above"),
                 _over_seeds(strangers, x, "if unrelated", COLOUR["neutral"], dash="dash",
-                            label_at=0.75, label_side="below"),
+                            label_at=0.85, label_side="below"),
             ],
             col=col,
         )  # fmt: skip
@@ -196,13 +205,16 @@ def late(record: Record) -> tuple[go.Figure, str]:
             for s in runs.unique("seed")
         ] or [x]
         y = np.arange(1, len(trained[0]) + 1)
-        left = {"dash": _DASH[arm], "label_at": 0.8, "label_side": _BESIDE[arm]}
-        right = {"dash": _DASH[arm], "label_at": 0.6, "label_side": "below"}
-        add_lines(figure, [_over_seeds(functions, x, short, OF_SPACE["function"], **left)])
-        add_lines(figure, [_over_seeds(trained, y, short, COLOUR["neutral"], **right)], col=2)
+        for col, values, at, colour in (
+            (1, functions, x, OF_SPACE["function"]),
+            (2, trained, y, COLOUR["neutral"]),
+        ):
+            line = _over_seeds(values, at, short, colour, dash=_DASH[arm])
+            add_lines(figure, [line], col=col, labels=False)
         if triples:
             end = np.mean([c["function"][-1] for c in triples])
             said.append(f"{end:.2f} apart with labels {short}")
+    legend_above(figure)
     figure.update_xaxes(axis("epoch"))
     figure.update_yaxes(axis("distance (L₂)", rangemode="tozero"), row=1, col=1)
     figure.update_yaxes(axis("", tickformat=".0%", range=[0, 1.02]), row=1, col=2)
