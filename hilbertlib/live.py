@@ -259,8 +259,8 @@ class explore:
         self._draw, self.sliders = draw, sliders
         self._caption, self._alt, self._provenance = caption, alt, provenance
         self._known: dict[tuple[int, ...], tuple[go.Figure, str]] = {}
-        if building_book():
-            self.payload()  # what a display raises is only printed; from here it stops the build
+        # Now, since what a display raises is only printed; from here it stops the build.
+        self._page = self.payload() if building_book() else None
 
     def frame(self, *index: int) -> tuple[go.Figure, str]:
         """The figure and its sentence at these positions of the sliders, computed once."""
@@ -346,7 +346,7 @@ class explore:
             figure, _ = self.frame(*(s.start_index for s in self.sliders.values()))
             meta = figure.layout.meta or {}
             _emit(
-                self.payload(),
+                self._page or self.payload(),
                 self._caption,
                 self._alt or meta.get("alt", ""),
                 self._provenance or meta.get("provenance", ""),

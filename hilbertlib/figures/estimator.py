@@ -158,10 +158,10 @@ def concentration(fractions: ArrayLike, shares: Mapping[str, ArrayLike]) -> go.F
 def coverage(sizes: Sequence[int], held: Mapping[str, Sequence[float]]) -> go.Figure:
     """How often a 95% interval holds the truth, against the number of images."""
     lines = [
-        Line(name, sizes, y, colour, dash=dash, mode="lines+markers", label_at=at, label_side=side)
-        for (name, y), (colour, dash), at, side in zip(
-            held.items(), _PAIR, (0.4, 0.6), ("below", "below"), strict=False
+        Line(
+            name, sizes, y, colour, dash=dash, mode="lines+markers", label_at=at, label_side="below"
         )
+        for (name, y), (colour, dash), at in zip(held.items(), _PAIR, (0.4, 0.6), strict=False)
     ]
     figure = curves(
         lines,

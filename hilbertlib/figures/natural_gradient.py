@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from ..experiments.natural_claims import DIAGONAL, PROPOSALS
 from ..experiments.natural_spectrum import Spectrum, Valley, made
 from ..records import Record, Table
-from .style import COLOUR, SCALE_COLOUR, Line, add_lines, axis, layout, panels, rgba
+from .style import COLOUR, SCALE_COLOUR, Line, add_lines, axis, layout, legend_above, panels, rgba
 
 YELLOW, SLATE, RED = SCALE_COLOUR
 OF_START: Mapping[str, str] = {
@@ -182,20 +182,13 @@ def proposals(record: Record) -> tuple[go.Figure, str]:
                  range=[np.log10(_FLOOR) - 0.05, 0.1]),
             row=1, col=col,
         )  # fmt: skip
-    _legend_above(figure)
+    legend_above(figure)
     half = len(said) // 2
     text = (
         f"After {few} inner steps still missing, at damping {dampings[0]:g}: "
         f"{', '.join(said[:half])}; at {dampings[-1]:g}: {', '.join(said[half:])}."
     )
     return figure, text
-
-
-def _legend_above(figure: go.Figure) -> None:
-    for trace in figure.data:
-        trace.showlegend = bool(trace.name) and trace.xaxis in (None, "x")
-    legend = {"orientation": "h", "y": 1.1, "yanchor": "bottom", "x": 0}
-    figure.update_layout(showlegend=True, legend=legend, margin_t=90)
 
 
 _RUNS: Mapping[str, tuple[str, str, str]] = {
@@ -235,7 +228,7 @@ def runs(record: Record) -> tuple[go.Figure, str]:
         figure.update_yaxes(
             axis("training loss, nats" if col == 1 else "", type="log"), row=1, col=col
         )
-    _legend_above(figure)
+    legend_above(figure)
     said = "; ".join(f"{name} {loss:.2g} after {p:,.0f}" for name, (loss, p) in ends.items())
     return figure, f"Training loss at the end, after so many passes: {said}."
 
@@ -282,7 +275,7 @@ def drift(record: Record) -> tuple[go.Figure, str]:
         axis("slope left, share of |J|", tickformat=".0%", rangemode="tozero"), row=1, col=1
     )
     figure.update_yaxes(axis("length, multiples of |J|", rangemode="tozero"), row=1, col=2)
-    _legend_above(figure)
+    legend_above(figure)
     said = ", ".join(f"{case} {share:.0%}" for case, share in last.items())
     return figure, f"Left of the slope after {max(steps)} steps: {said}."
 
