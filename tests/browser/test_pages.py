@@ -37,22 +37,36 @@ def open_page(browser, address, base, **context):
     return page, seen
 
 
-@pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize("how", ["served", "file"])
-def test_nothing_is_asked_of_the_network_and_nothing_fails(browser, site, name, how):
-    base = site if how == "served" else HTML.as_uri() + "/"
-    page, seen = open_page(browser, base + name, base)
+# Opening a page is most of what these tests cost: those that need nothing special of it share one.
+@pytest.fixture(scope="module", params=PAGES)
+def opened(request, browser, site):
+    page, seen = open_page(browser, site + request.param, site, color_scheme="light")
+    yield page, seen
+    page.context.close()
+
+
+def check_whole(page, seen) -> None:
     figures = page.locator("figure.book-figure")
     drawn = page.locator("figure.book-figure[data-drawn] .main-svg")
     assert figures.count() == page.locator("figure.book-figure[data-drawn]").count()
     assert drawn.count() >= figures.count()
     assert seen.problems() == {}
-    page.context.close()
+
+
+def test_nothing_is_asked_of_the_network_and_nothing_fails(opened):
+    check_whole(*opened)
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_mathematics_is_typeset(browser, site, name):
-    page, _ = open_page(browser, site + name, site)
+def test_a_page_in_a_folder_is_as_whole_as_one_that_is_served(browser, name):
+    base = HTML.as_uri() + "/"
+    page, seen = open_page(browser, base + name, base)
+    check_whole(page, seen)
+    page.context.close()
+
+
+def test_mathematics_is_typeset(opened):
+    page, _ = opened
     sources = page.evaluate("document.querySelectorAll('.math').length")
     typeset = page.evaluate("document.querySelectorAll('.math mjx-container').length")
     errors = page.evaluate("document.querySelectorAll('mjx-merror').length")
@@ -60,7 +74,6 @@ def test_mathematics_is_typeset(browser, site, name):
     assert errors == 0
     left = page.evaluate("document.querySelector('main').innerText.match(/\\$[^$\\n]+\\$|\\\\\\(/)")
     assert left is None, f"mathematics left as source: {left}"
-    page.context.close()
 
 
 def drawing(figure) -> str:
@@ -69,9 +82,8 @@ def drawing(figure) -> str:
     return hashlib.sha256(svg.encode()).hexdigest()
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_every_slider_moves_by_keyboard_and_changes_the_drawing(browser, site, name):
-    page, seen = open_page(browser, site + name, site)
+def test_every_slider_moves_by_keyboard_and_changes_the_drawing(opened):
+    page, seen = opened
     for figure in page.locator("figure.book-figure").all():
         for slider in figure.locator("input[type=range]").all():
             assert slider.evaluate("s => s.labels.length") == 1
@@ -90,14 +102,12 @@ def test_every_slider_moves_by_keyboard_and_changes_the_drawing(browser, site, n
                     )
             assert len(set(texts)) == len(texts), f"two positions read alike: {texts}"
             same = [texts[i] for i in range(1, len(texts)) if pictures[i] == pictures[i - 1]]
-            assert not same, f"{name}: moving to {same} changed nothing that is drawn"
+            assert not same, f"moving to {same} changed nothing that is drawn"
     assert seen.problems() == {}
-    page.context.close()
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_slider_follows_the_mouse(browser, site, name):
-    page, _ = open_page(browser, site + name, site)
+def test_a_slider_follows_the_mouse(opened):
+    page, _ = opened
     for figure in page.locator("figure.book-figure:has(input[type=range])").all():
         slider = figure.locator("input[type=range]").first
         slider.scroll_into_view_if_needed()
@@ -108,7 +118,6 @@ def test_a_slider_follows_the_mouse(browser, site, name):
         page.wait_for_timeout(300)
         assert slider.input_value() != value
         assert drawing(figure) != before
-    page.context.close()
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -130,15 +139,13 @@ def test_axe_finds_no_violation(browser, site, name, theme):
     page.context.close()
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_figure_follows_the_theme(browser, site, name):
-    page, _ = open_page(browser, site + name, site, color_scheme="light")
+def test_a_figure_follows_the_theme(opened):
+    page, _ = opened
     if page.locator("figure.book-figure").count():
         colour = "document.querySelector('figure.book-figure .xtick text').style.fill"
         light = page.evaluate(colour)
         page.evaluate("document.documentElement.dataset.theme = 'dark'")
         page.wait_for_function(f"({colour}) !== {light!r}")
-    page.context.close()
 
 
 @pytest.mark.parametrize("name", PAGES)
