@@ -203,9 +203,10 @@ def storage(inputs: int, capacity: int, hidden: int) -> dict[str, float]:
 # --- the claims ------------------------------------------------------------------------------
 
 
-def ends(record: Record, arm: str, column: str) -> list[float]:
-    """One value a seed, at the end of the last task."""
-    return record["ends"].where(arm=arm)[column]
+def ends(record: Record, arm: str, column: str, seeds: Sequence[int] | None = None) -> list[float]:
+    """One value a seed, at the end of the last task; of these seeds, or of all."""
+    rows = record["ends"].where(arm=arm).rows()
+    return [row[column] for row in rows if seeds is None or row["seed"] in seeds]
 
 
 def gap(record: Record, arm: str, other: str, column: str = "first") -> list[float]:

@@ -179,9 +179,11 @@ def bill(widths: Sequence[int], data: Dataset | None = None) -> dict[str, np.nda
     }
 
 
-def mean(record: Record, arm: str, column: str = "first") -> float:
-    """Mean over seeds of a column of ``ends``."""
-    return float(np.mean(ends(record, arm, column)))
+def mean(
+    record: Record, arm: str, column: str = "first", seeds: Sequence[int] | None = None
+) -> float:
+    """Mean of a column of ``ends`` over these seeds, or over all."""
+    return float(np.mean(ends(record, arm, column, seeds)))
 
 
 # --- the claims: margins set on seeds 0 and 1, judged on others ------------------------------

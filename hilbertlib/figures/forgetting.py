@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..experiments.forgetting import EVERY, LAMBDAS, MAIN
+from ..experiments.forgetting import ends as at_ends
 from ..records import Record, Table, seed_interval
 from .style import (
     COLOUR,
@@ -188,7 +189,7 @@ def books(
             _line(arm, np.array(lams), y, OF_METHOD[arm], dash=dash, label_at=at, label_side=side)
         )
     ends = np.array([min(lams), max(lams)], float)
-    levels = {arm: _level(main, arm, score, strengths.seeds) for arm in MAIN[:3]}
+    levels = {arm: float(np.mean(at_ends(main, arm, score, strengths.seeds))) for arm in MAIN[:3]}
     for arm, level in levels.items():
         lines.append(Line(arm, ends, [level] * 2, OF_METHOD[arm], dash="dot", width=1.5))
     figure = curves(
@@ -217,11 +218,6 @@ def books(
         f"{levels['L2']:.0%}."
     )
     return figure, text
-
-
-def _level(record: Record, arm: str, score: str, seeds: Sequence[int]) -> float:
-    """A method's mean at the end, over the seeds that it is compared at."""
-    return float(np.mean([record["ends"].where(arm=arm, seed=seed)[score] for seed in seeds]))
 
 
 def bill(
