@@ -108,13 +108,16 @@ def _source(name: str, record: Record | None) -> str:
         said = f"none yet: <code>{command}</code>"
     else:
         p = record.provenance
+        commits = ", ".join(c[:12] for c in (p.commit or "unknown").split(", "))
         what = [
             f"{record.seeds_said}, {p.seconds / 3600:.1f} hours on {p.device}",
             f"data {p.dataset}, checksum {p.dataset_checksum[:12]}",
             *([p.dataset_note] if p.dataset_note else []),
-            f"code {(p.commit or 'unknown')[:12]}, torch {p.versions['torch']}",
+            f"code {commits}, torch {p.versions['torch']}",
         ]  # fmt: skip
         said = "<br>".join(map(html.escape, what))
+        if "cells" in record.tables:
+            said += _list("arms that were run", record["cells"].unique("arm"))
         said += _list("departs from the paper", p.departures)
         said += _list("left open by the paper, chosen here", p.config.get("choices", ()))
         if p.reduced:
