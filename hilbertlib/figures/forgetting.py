@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..experiments.forgetting import EVERY, LAMBDAS, MAIN
-from ..experiments.forgetting import ends as at_ends
+from ..experiments.forgetting_controls import mean as mean_at_end
 from ..records import Record, Table, seed_interval
 from .style import (
     COLOUR,
@@ -189,7 +189,7 @@ def books(
             _line(arm, np.array(lams), y, OF_METHOD[arm], dash=dash, label_at=at, label_side=side)
         )
     ends = np.array([min(lams), max(lams)], float)
-    levels = {arm: float(np.mean(at_ends(main, arm, score, strengths.seeds))) for arm in MAIN[:3]}
+    levels = {arm: mean_at_end(main, arm, score, strengths.seeds) for arm in MAIN[:3]}
     for arm, level in levels.items():
         lines.append(Line(arm, ends, [level] * 2, OF_METHOD[arm], dash="dot", width=1.5))
     figure = curves(
