@@ -4,6 +4,7 @@ The paper names its architectures without their widths; what it leaves open is c
 said in each docstring. All of them return logits.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 M = TypeVar("M", bound=nn.Module)
@@ -208,6 +210,37 @@ def probabilities(model: nn.Module, x: Tensor, batch_size: int | None = None) ->
     (torch.Size([5, 10]), True)
     """
     return logits(model, x, batch_size).softmax(dim=1)
+
+
+def measured_statistics(model: M, x: Tensor, batch_size: int) -> M:
+    """A copy whose BatchNorm layers have measured their running statistics on images ``x``.
+
+    Before training those are 0 and 1, whatever the images are, and a network is read with them.
+    Here they become the mean over all batches, each with the same weight. No parameter changes, and
+    a network without such layers is copied as it is.
+
+    Args:
+        x: Inputs ``(N, ...)``, on the model's device.
+        batch_size: How many of them pass at once; each batch needs two or more.
+
+    Raises:
+        ValueError: If ``x`` is empty.
+    """
+    if len(x) == 0:
+        raise ValueError("expected at least one example, got an empty batch")
+    there = copy.deepcopy(model)
+    layers = [m for m in there.modules() if isinstance(m, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    with evaluating(there):
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # the mean over all batches, in place of the last few
+            layer.train()
+        for batch in x.split(batch_size):
+            there(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    return there
 
 
 def device_of(model: nn.Module) -> torch.device:

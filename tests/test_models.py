@@ -15,6 +15,7 @@ from hilbertlib.models import (
     evaluating,
     has_dropout,
     logits,
+    measured_statistics,
     mlp,
     probabilities,
     seeded,
@@ -189,6 +190,31 @@ def test_squeezenets_logits_may_be_negative():
 def test_logits_of_nothing_are_refused():
     with pytest.raises(ValueError, match="empty batch"):
         logits(small_cnn(), torch.zeros(0, 1, 8, 8))
+
+
+def test_measured_statistics_are_the_means_over_the_batches():
+    """Against each batch's mean and unbiased variance, written out; nothing else changes."""
+    model = nn.Sequential(nn.BatchNorm1d(3, momentum=0.3), nn.Dropout(0.5)).double()
+    x = torch.randn(8, 3, dtype=torch.float64) * 4 + 1
+    known = measured_statistics(model, x, batch_size=4)
+    batches = x.split(4)
+    norm = known[0]
+    torch.testing.assert_close(norm.running_mean, sum(b.mean(0) for b in batches) / 2)
+    torch.testing.assert_close(norm.running_var, sum(b.var(0, correction=1) for b in batches) / 2)
+    torch.testing.assert_close(norm.weight, model[0].weight)
+    assert norm.momentum == 0.3
+    assert all(module.training for module in known.modules())
+    assert (model[0].running_mean == 0).all()  # the model itself is left as it was
+    again = measured_statistics(known, x, batch_size=4)
+    torch.testing.assert_close(again[0].running_mean, norm.running_mean)  # from nothing each time
+
+
+def test_statistics_of_no_images_are_refused_and_a_network_without_batch_norm_is_copied():
+    model = mlp((4, 2))
+    with pytest.raises(ValueError, match="at least one example"):
+        measured_statistics(model, torch.zeros(0, 1, 2, 2), batch_size=4)
+    x = torch.rand(5, 1, 2, 2)
+    torch.testing.assert_close(measured_statistics(model, x, 4)(x), model(x))
 
 
 def test_device_of_a_model_without_parameters_is_the_cpu():

@@ -159,6 +159,18 @@ def per_seed(
     return [measure(table.where(seed=seed)) for seed in table.unique("seed")]
 
 
+def arms(record: Record) -> list[str]:
+    """The arms that the record holds; a record of one network, which names none, is Figure 3's."""
+    return record["pairs"].unique("arm") if "arm" in record["pairs"].columns else [FIG_2]
+
+
+def carried_by_a_tenth(record: Record, arm: str = FIG_2) -> list[float]:
+    """Per seed, the share of the squared distance between the last two epochs on a tenth of the
+    images."""
+    table = record["carried"]
+    return (table.where(arm=arm) if "arm" in table.columns else table)["share"]
+
+
 def slopes(record: Record, scale: str) -> list[float]:
     """Per seed, the slope of log std against log distance: 1 where they are proportional."""
     return per_seed(
@@ -166,9 +178,11 @@ def slopes(record: Record, scale: str) -> list[float]:
     )
 
 
-def median_needed(record: Record, scale: str, which: str = "needed") -> list[float]:
+def median_needed(
+    record: Record, scale: str, which: str = "needed", arm: str = FIG_2
+) -> list[float]:
     """Per seed, the median over epochs of the number of examples for ±5%."""
-    return per_seed(record, scale, lambda t: float(np.median(t[which])))
+    return per_seed(record, scale, lambda t: float(np.median(t[which])), arm)
 
 
 def early_over_late(record: Record, scale: str) -> list[float]:
@@ -299,9 +313,7 @@ CLAIMS = (
         sentence="Late in training a tenth of the images carries most of the distance.",
         reading="share of the squared distance between the last two epochs on the top tenth",
         experiment="estimator",
-        effects=lambda r: (
-            r["carried"].where(arm=FIG_2) if "arm" in r["carried"].columns else r["carried"]
-        )["share"],
+        effects=carried_by_a_tenth,
         margin=0.5,
     ),
 )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..data import Dataset
 from ..distance import l2_distance
-from ..models import cnn4, mlp, probabilities, seeded
+from ..models import cnn4, measured_statistics, mlp, probabilities, seeded
 from ..records import Claim, Record
 from ..training import History, accuracy, train
 from ..trajectory import Recorder, Trajectory, embed, l2_matrix, parameter_matrix
@@ -145,16 +145,10 @@ def calibrated_start(config: Config, data: Dataset, seed: int, init: int) -> Ten
     those are 0 and 1, whatever the images are.
     """
     model = network(config, data, _THREE * seed + init).to(data.x_train.device)
-    layers = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    if not layers:
+    if not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         return None
-    for layer in layers:
-        layer.momentum = None  # the mean over all batches, each with the same weight
-    model.train()
-    with torch.no_grad():
-        for batch in data.x_train.split(config.batch_size):
-            model(batch)
-    return probabilities(model, data.x_test[: config.measured]).cpu()
+    known = measured_statistics(model, data.x_train, config.batch_size)
+    return probabilities(known, data.x_test[: config.measured]).cpu()
 
 
 def _start(outputs: Sequence[Tensor | None]) -> dict[str, list[dict[str, Any]]]:
