@@ -44,7 +44,9 @@
     out.legend = { orientation: "h", x: 0, y: 1.02, xanchor: "left", yanchor: "bottom" };
     out.margin.t = out.showlegend ? 30 + 20 * Math.ceil(seen.size / 2) : out.margin.t;
     if (n > 1) {
-      const gap = 0.16 / n, share = 1 / n;
+      out.height = layout.height * (0.35 + 0.65 * n);
+      // Ticks, an axis's name and the next panel's heading stand in a gap: low figures need more of it.
+      const gap = Math.max(0.16 / n, 48 / (out.height - 110)), share = 1 / n;
       let title = 0;
       for (let k = 0; k < n; k++) {
         const id = k ? String(k + 1) : "", top = 1 - k * share - (k ? gap * 0.6 : 0), bottom = 1 - (k + 1) * share + (k < n - 1 ? gap : 0);
@@ -56,7 +58,6 @@
         if (title < notes.length) notes[title] = { ...notes[title], x: 0.5, y: top };
         title++;
       }
-      out.height = layout.height * (0.35 + 0.65 * n);
       out.margin.t += 16;
     }
     out.annotations = notes;
