@@ -26,18 +26,20 @@ _VALUES = (0.3, 1, 3, 10, 30)
 _TICKS = {"tickvals": _VALUES, "ticktext": [f"{v:g}" for v in _VALUES]}
 
 
-def walk(walk: Walk, at: float, classes: Sequence[str]) -> tuple[go.Figure, str]:
-    """Both distances on the way from A to ``t = at``, and what is answered there.
+def walk(
+    walk: Walk, at: float, classes: Sequence[str], image: str = "one image"
+) -> tuple[go.Figure, str]:
+    """Both distances on the way from A to ``t = at``, and what is answered there to ``image``.
 
     The curves end at ``at``: who moves the slider walks, and sees only what lies behind.
     """
     k = int(np.abs(walk.t - at).argmin())
     figure = panels(
-        ["Distance from A", "Answer to one image"],
+        ["Distance from A", f"Answer to {image}"],
         title="On a straight line from a network to its twin",
         alt="Left, up to t: the parameter distance from A grows in a straight line to its largest "
         "value at the twin, while the function distance rises to a hump halfway and returns to "
-        "zero. Right: bars of the class probabilities that the network at t gives to one image.",
+        f"zero. Right: bars of the class probabilities that the network at t gives to {image}.",
         widths=[0.58, 0.42],
     )
     scale, behind = walk.ell2[-1], walk.t[: k + 1]
@@ -82,7 +84,8 @@ def pairs(record: Record) -> go.Figure:
             "Scatter plot. Permuted twins: largest parameter distance, no function distance. "
             "Untrained pairs: large parameter distance, small function distance. Trained pairs: "
             "large in both. Short steps: small parameter distance; the function distance is small "
-            "in a random direction and as large as between trained pairs along the gradient.",
+            "in a random direction, and along the gradient of the order of that between trained "
+            "pairs.",
             height=430,
         )
     )
