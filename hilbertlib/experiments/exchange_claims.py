@@ -246,9 +246,9 @@ CLAIMS = (
         }, 1.1,
     ),
     _claim(
-        "ratio-no-wd", "Figs. A.5, A.4", "Without weight decay ℓ2 distances grow at all scales, "
-        "most of all late.", "ℓ2 distance without decay over with it, neither with BatchNorm: "
-        "late, and late over the same early",
+        "ratio-no-wd", "Figs. A.5, A.4", "Without weight decay ℓ2 distances are larger at all "
+        "scales, most of all late.", "ℓ2 distance without decay over with it, neither with "
+        "BatchNorm: late, and late over the same early",
         lambda r: {
             f"{_NAMES[s]}, {when}": versus(r, partial(_swap, measure, s), FIG_A5, FIG_A4)
             for when, measure in (("late", _late), ("late over early", _growth))
@@ -271,9 +271,10 @@ CLAIMS = (
         lambda r: each(r, lowest_correlation), 0.2, "below",
     ),
     _claim(
-        "init-slows", "section 2.2", "Movement relative to the initialization slows late; movement "
-        "relative to the last epoch does not.", "growth of L2 from the start an epoch, late over "
-        "early, over the same for L2 between epochs: whether the first slows more",
+        "init-slows", "section 2.2", "Movement relative to the initialization slows late; relative "
+        "to the last epoch there is still large movement.", "growth of L2 from the start an "
+        "epoch, late over early, over the same for L2 between epochs: whether the first slows "
+        "more",
         lambda r: each(r, slowing), 0.5, "below",
     ),
     _claim(

@@ -320,8 +320,8 @@ CLAIMS = (
     Claim(
         id="forget-retrain-10",
         where="section 3.1.1",
-        sentence="Of retraining every n steps, n = 10 is best.",
-        reading="mean accuracy over all tasks at the end, n = 10 less the best other n",
+        sentence="Of retraining every k steps, k = 10 is best.",
+        reading="mean accuracy over all tasks at the end, k = 10 less the best other k",
         experiment="forgetting_grid",
         effects=lambda r: lead(
             r, "retrain every 10", [f"retrain every {k}" for k in EVERY if k != 10], "average"
