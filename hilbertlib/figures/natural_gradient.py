@@ -206,8 +206,9 @@ def runs(record: Record) -> tuple[go.Figure, str]:
         ["Step for step", "Pass for pass"],
         title="Does a better step train faster?",
         alt="Training loss on a logarithmic axis, left against steps, right against passes "
-        "through the network. The natural gradient and the walks to it lie lower on the left than "
-        "the optimizers that they start from, and further to the right on the right.",
+        "through the network. On the right the curves of the natural gradient and of the walks to "
+        "it go on far beyond the ends of SGD's and RMSprop's: each of their steps takes more "
+        "passes.",
         height=430,
     )
     ends = {}
