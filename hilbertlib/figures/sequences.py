@@ -89,8 +89,8 @@ def portions(read: Mapping[int, Sequence[Walk]], portion: int) -> tuple[go.Figur
         title="The same digits, read in fewer or more steps",
         alt="Left: L2 length of every update against its ℓ2 length, a dot an update, coloured from "
         "early to late, on logarithmic axes, with the line of one constant rate. Right: the "
-        "exchange rate against the update for this number of steps and for digits read at once. "
-        "With more steps the dots leave the line further and the rate climbs higher.",
+        "exchange rate against the epoch for this number of steps and for digits read at once. "
+        "With more steps than one the dots leave the line further and the rate climbs higher.",
         height=410,
     )
     walks, reference = read[portion], read[pixels]
@@ -379,7 +379,7 @@ def posts(record: Record) -> go.Figure:
         ["A corrected step, Xᵥ showing:"],
         title="The same leash, tied to other images",
         alt="Ratios with intervals over seeds: a correction on digits in the network's own order "
-        "shortens the step, one on another order or on black images less.",
+        "shortens the step, one on another order less; with black images the dots scatter widely.",
         height=280,
     )
     values = [seed_interval(record["posts"].where(post=p)["ratio"]) for p in POSTS]
