@@ -218,7 +218,7 @@ def reach(record: Record, epoch: int) -> tuple[go.Figure, str]:
         )  # fmt: skip
     figure.add_hline(y=1, line={"color": GREY, "dash": "dot", "width": 1.5}, row=1, col=1)
     images = record["images"].where(epoch=epoch)
-    line = np.array([1e-6, 10.0])
+    line = np.array([1e-8, 10.0])
     figure.add_scatter(
         x=line, y=line, mode="lines", line={"color": GREY, "dash": "dot", "width": 1.5},
         name="equal", hoverinfo="skip", row=1, col=2,
@@ -235,16 +235,16 @@ def reach(record: Record, epoch: int) -> tuple[go.Figure, str]:
     figure.update_yaxes(
         axis("real / predicted", range=[-0.75, 0.95], **FACTORS, **log), row=1, col=1
     )
-    figure.update_xaxes(axis("predicted (nats)", range=[-6, 1], dtick=2, **log), row=1, col=2)
-    figure.update_yaxes(axis("real (nats)", range=[-6, 1], **log), row=1, col=2)
+    figure.update_xaxes(axis("predicted (nats)", range=[-7.2, 1], dtick=2, **log), row=1, col=2)
+    figure.update_yaxes(axis("real (nats)", range=[-7.2, 1], dtick=2, **log), row=1, col=2)
     _names_above(figure, x=0.59)
     there = record["reach"].where(epoch=epoch, radius=LONG)
     wrong = there.rows()[0]
     text = (
-        f"After {epoch} epochs a step that should move the function by {LONG:g} nats moves it by "
-        f"{min(there['ratio']):.2f} to {max(there['ratio']):.2f} times as much. On the right: "
-        f"{wrong['wrong']} of {len(images)} images are wrong; they hold "
-        f"{wrong['predicted'] / LONG:.0%} of the predicted divergence and "
+        f"After {epoch} epoch{'s' if epoch != 1 else ''} a step that should move the function by "
+        f"{LONG:g} nats moves it by {min(there['ratio']):.2f} to {max(there['ratio']):.2f} "
+        f"times as much. In the right panel {wrong['wrong']} of {len(images)} images are "
+        f"wrong; they hold {wrong['predicted'] / LONG:.0%} of the predicted divergence and "
         f"{wrong['real'] / (wrong['ratio'] * LONG):.0%} of the real one."
     )
     return figure, text
