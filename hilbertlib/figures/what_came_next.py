@@ -133,11 +133,12 @@ def grid(place: str) -> tuple[go.Figure, str]:
     figure.update_xaxes(axis("tuning images wrong", type="log", tickformat=".0%", tickvals=ticks))
     figure.update_xaxes(range=[-1.65, 0.05])
     figure.update_yaxes(axis("", autorange="reversed"))
-    order = sorted(names, key=lambda m: -share[m])
+    first, last = max(share.values()), min(share.values())
+    led, trailed = (_listed([_the(m) for m in names if share[m] == s]) for s in (first, last))
     where = "its best rate" if place == PLACES[-1] else f"the {place} rate of its grid"
     return figure, (
-        f"Each method at {where}: {_the(order[0])} comes first ({share[order[0]]:.1%} right), "
-        f"{_the(order[-1])} last ({share[order[-1]]:.1%})."
+        f"Each method at {where}: {led} comes first ({first:.1%} right), "
+        f"{trailed} last ({last:.1%})."
     )
 
 
@@ -150,8 +151,9 @@ def plane(pair: str) -> tuple[go.Figure, str]:
         layout(
             "Every rate that was tried: how far the function went, and how well it ended",
             "Share of tuning images wrong against squared path in function space, a curve for "
-            "each method over its learning rates. All are U-shaped. Those of the natural gradient, "
-            "of Muon and of leashed methods lie to the left of SGD's and Adam's.",
+            "each method over its learning rates. Each falls at first as the path grows, and most "
+            "rise at the end. On the way down those of the natural gradient and of Muon lie to the "
+            "left of SGD's and Adam's.",
             height=430,
         )
     )
