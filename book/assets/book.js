@@ -59,6 +59,7 @@
         title++;
       }
       out.margin.t += 16;
+      out.legend.y = 1 + 22 / (out.height - 110); // above the first panel's heading
     }
     out.annotations = notes;
     return [named, out];
