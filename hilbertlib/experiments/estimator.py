@@ -154,8 +154,7 @@ def per_seed(
     record: Record, scale: str, measure: Callable[[Table], float], arm: str = FIG_2
 ) -> list[float]:
     """A measure of each seed's rows of ``pairs``, of one arm where the record has several."""
-    table = record["pairs"].where(scale=scale)
-    table = table.where(arm=arm) if "arm" in table.columns else table
+    table = _of(record["pairs"].where(scale=scale), arm)
     return [measure(table.where(seed=seed)) for seed in table.unique("seed")]
 
 
@@ -167,8 +166,11 @@ def arms(record: Record) -> list[str]:
 def carried_by_a_tenth(record: Record, arm: str = FIG_2) -> list[float]:
     """Per seed, the share of the squared distance between the last two epochs on a tenth of the
     images."""
-    table = record["carried"]
-    return (table.where(arm=arm) if "arm" in table.columns else table)["share"]
+    return _of(record["carried"], arm)["share"]
+
+
+def _of(table: Table, arm: str) -> Table:
+    return table.where(arm=arm) if "arm" in table.columns else table
 
 
 def slopes(record: Record, scale: str) -> list[float]:

@@ -120,7 +120,7 @@ def _drift(record: Record) -> list[float]:
     ]
 
 
-def _runs(record: Record, how: str, plain: str, x: str) -> list[float]:
+def loss_over(record: Record, how: str, plain: str, x: str) -> list[float]:
     """One run's training loss over the plain one's, at the end of the latter in steps or passes."""
     table, ratios = record["training"], []
     for seed in _seeds(table.where(arm=f"train: {how}")):
@@ -133,7 +133,7 @@ def _runs(record: Record, how: str, plain: str, x: str) -> list[float]:
 
 
 def _natural(record: Record, x: str) -> Parts:
-    return {f"against {plain}": _runs(record, "natural gradient", plain, x) for plain in PLAIN}
+    return {f"against {plain}": loss_over(record, "natural gradient", plain, x) for plain in PLAIN}
 
 
 CLAIMS = (
@@ -297,7 +297,7 @@ CLAIMS = (
         effects=_where(
             "training",
             lambda r: {
-                f"from {plain}": _runs(r, f"Algorithm 3 from {plain}", plain, "step")
+                f"from {plain}": loss_over(r, f"Algorithm 3 from {plain}", plain, "step")
                 for plain in PLAIN
             },
         ),
