@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from hilbertlib.data import load
-from hilbertlib.experiments.constrained import Training, curve, end, mean, rows, some
+from hilbertlib.experiments.constrained import (
+    Training,
+    curve,
+    end,
+    mean,
+    rows,
+    some,
+    without_denormals,
+)
 from hilbertlib.experiments.runner import HERE, Place
 from hilbertlib.hcgd import HilbertConstrained
 from hilbertlib.models import mlp, seeded
@@ -61,3 +69,17 @@ def test_every_seed_takes_the_same_images():
     assert len(part.y_train) == 7
     assert torch.equal(part.x_train, some(DATA, replace(SHORT, images=7)).x_train)
     assert torch.equal(part.x_test, DATA.x_test)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_numbers_too_small_are_flushed_in_the_block_only(before):
+    def halved() -> float:
+        return float(torch.tensor(torch.finfo(torch.float32).tiny) / 2)
+
+    assert torch.set_flush_denormal(before)
+    try:
+        with without_denormals():
+            assert halved() == 0
+        assert (halved() == 0) == before
+    finally:
+        torch.set_flush_denormal(False)
