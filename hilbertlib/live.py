@@ -355,6 +355,18 @@ class explore:
             display(self.widget())
 
 
+def paper_record(live: Record, folder: str | Path = "records") -> Record:
+    """The record in ``folder`` of a live record's experiment at the paper's scale.
+
+    ``live`` itself where there is none.
+
+    Raises:
+        ValueError: If the record is damaged.
+    """
+    path = record_path(records_folder(folder), live.experiment, "paper")
+    return load_record(path) if path.exists() else live
+
+
 def beside(
     draw: Callable[[Record], go.Figure | tuple[go.Figure, str]],
     live: Record,
@@ -376,13 +388,12 @@ def beside(
     caption, provenance : str
         As for :func:`show`; the provenance is that of the live record.
     """
-    path = record_path(records_folder(folder), live.experiment, "paper")
-    if not path.exists():
+    paper = paper_record(live, folder)
+    if paper is live:
         note = f"{provenance}; not run at the paper's scale yet"
         drawn = draw(live)
         show(drawn[0] if isinstance(drawn, tuple) else drawn, caption, provenance=note)
         return
-    paper = load_record(path)
     about = paper.provenance
     reduced = "reduced setting, " if about.reduced else ""
     note = (

@@ -24,6 +24,7 @@ from .verdicts import (
     Word,
     judge,
     seed_interval,
+    seeds_said,
 )
 
 __all__ = [
@@ -161,7 +162,7 @@ class Record:
         counts = sorted({len(seeds) for seeds in ran.values()}) or [len(self.seeds)]
         if counts[0] < counts[-1]:
             return f"{counts[0]} to {counts[-1]} seeds an arm"
-        return f"{counts[0]} seed{'s' if counts[0] != 1 else ''}"
+        return seeds_said(counts[0])
 
     @property
     def reduced(self) -> bool:

@@ -35,6 +35,15 @@ def printed(value: float, digits: int = 3) -> str:
     return mantissa.replace("-", "−")
 
 
+def seeds_said(n: int) -> str:
+    """A number of seeds in words.
+
+    >>> seeds_said(1), seeds_said(3)
+    ('1 seed', '3 seeds')
+    """
+    return f"{n} seed{'s' * (n != 1)}"
+
+
 class MissingTableError(KeyError):
     """A record has no table of the name: nothing was measured of what it would hold."""
 
@@ -52,10 +61,9 @@ class Interval:
     def __str__(self) -> str:
         if self.n == 0:
             return "not measured"
-        seeds = "1 seed" if self.n == 1 else f"{self.n} seeds"
-        if self.n == 1:
-            return f"{self.mean:.3g} (1 seed: no interval)"
-        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}] ({seeds})"
+        bounds = "" if self.n == 1 else f" [{self.low:.3g}, {self.high:.3g}]"
+        note = ": no interval" if self.n == 1 else ""
+        return f"{self.mean:.3g}{bounds} ({seeds_said(self.n)}{note})"
 
 
 def seed_interval(values: Sequence[float], level: float = 0.95) -> Interval:

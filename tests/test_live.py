@@ -14,7 +14,17 @@ from IPython.utils.capture import capture_output
 from hilbertlib import live
 from hilbertlib.data import load
 from hilbertlib.experiments.common import live_record
-from hilbertlib.live import FIGURE_MIME, Slider, beside, explore, glue, runs_on, show, source
+from hilbertlib.live import (
+    FIGURE_MIME,
+    Slider,
+    beside,
+    explore,
+    glue,
+    paper_record,
+    runs_on,
+    show,
+    source,
+)
 from hilbertlib.provenance import describe_device
 from hilbertlib.records import Claim, Provenance, Record, Table, save_record
 
@@ -126,11 +136,13 @@ def test_a_live_record_stands_beside_the_paper_scale_one(in_book, tmp_path):
         )
         return data[FIGURE_MIME]
 
+    assert paper_record(live, tmp_path) is live
     alone = on_page()
     assert alone["controls"] == []
     assert "made up; not run at the paper's scale yet" in alone["provenance"]
     paper = replace(live, scale="paper", tables={"runs": Table({"slope": [3.0]})})
     save_record(paper, tmp_path / "forgetting-paper.json")
+    assert paper_record(live, tmp_path) == paper
     both = on_page()
     assert both["controls"][0]["texts"] == ["here", "paper"]
     assert [rebuilt(both, i)["data"][0]["y"][1] for i in (0, 1)] == [2, 3]

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from ..experiments.estimator import FIG_2, FIG_B6
 from ..experiments.exchange_claims import SCALES, walks
 from ..records import Record
+from ..verdicts import seeds_said
 from .style import (
     COLOUR,
     DIRECTION_COLOUR,
@@ -126,7 +127,7 @@ def ratio(record: Record, arm: str = "") -> tuple[go.Figure, str]:
     first, last = (np.mean([w.ratio("updates")[k] for w in runs]) for k in (0, -1))
     of = "" if arm == FIG_2 else f"{arm}, "
     text = (
-        f"{of}{len(runs)} seed{'s' * (len(runs) > 1)}: between updates the ratio goes from "
+        f"{of}{seeds_said(len(runs))}: between updates the ratio goes from "
         f"{first:.2f} after the first epoch to {last:.2f} after epoch {epochs[-1]}."
     )
     return figure, text

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
+from ..verdicts import seeds_said
 from .style import COLOUR, axis, layout
 
 _COLOUR = {
@@ -20,11 +21,10 @@ def tally(counts: Mapping[str, int], seeds: int) -> tuple[go.Figure, str]:
     figure = go.Figure()
     words = list(_COLOUR)
     said = ", ".join(f"{counts[word]} {word}" for word in words)
-    plural = "s" if seeds > 1 else ""
     figure.update_layout(
         layout(
             "How many claims have each verdict",
-            f"Bars for the five verdicts, at {seeds} seed{plural}: {said}.",
+            f"Bars for the five verdicts, at {seeds_said(seeds)}: {said}.",
             height=270,
         )
     )
@@ -37,7 +37,7 @@ def tally(counts: Mapping[str, int], seeds: int) -> tuple[go.Figure, str]:
         textposition="outside",
         cliponaxis=False,
     )
-    across = f"claims of the paper, judged on up to {seeds} seed{plural}"  # moves where bars do not
+    across = f"claims of the paper, judged on up to {seeds_said(seeds)}"  # moves where bars do not
     figure.update_xaxes(axis(across, range=[0, 1.08 * sum(counts.values())]))
     figure.update_yaxes(axis("", autorange="reversed"))
-    return figure, f"With {seeds} seed{plural} used: {said}."
+    return figure, f"With {seeds_said(seeds)} used: {said}."

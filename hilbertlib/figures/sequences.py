@@ -18,6 +18,7 @@ from ..experiments.recurrence import (
     untied_rates,
 )
 from ..records import Record, seed_interval
+from ..verdicts import seeds_said
 from .style import COLOUR, START_COLOUR, Line, add_lines, axis, error_bars, panels
 
 STEPS = 100  # how long the memory of the first figure is watched
@@ -274,10 +275,9 @@ def race(record: Record) -> tuple[go.Figure, str]:
             axis("share right" if col == 1 else "", tickformat=".0%", range=[0, 1]), row=1, col=col
         )
     _legend(figure)
-    seeds = len(record.seeds)
     ends = {a: record["runs"].where(arm=a)["final"] for a in RACE}
     said = ", ".join(f"{_named(a)} {np.mean(v):.1%}" for a, v in ends.items() if v)
-    return figure, f"{seeds} seed{'s' * (seeds > 1)}; at the end: {said}."
+    return figure, f"{seeds_said(len(record.seeds))}; at the end: {said}."
 
 
 def price(record: Record, arm: str) -> float:
