@@ -143,7 +143,8 @@ CLAIMS = (
     Claim(
         id="book-second-order-wrong",
         where="this chapter",
-        sentence="What second order misses lies on images that the network has wrong.",
+        sentence="After ten epochs second order misses more on images that the network has wrong "
+        "than on those it has right.",
         reading="real over predicted KL divergence of a natural step of a hundredth of a nat, on "
         "images that are wrong before it over on those that are right, in doublings; after ten "
         "epochs",

@@ -152,7 +152,7 @@ CLAIMS = (
     ),
     _claim(
         "ch11-slow-leash",
-        "At a small rate the leash shortens the path most.",
+        "At the next smaller rate the leash shortens the squared path by more than half.",
         "squared path of HCGD over SGD's, both at the next smaller rate",
         _of("HCGD, slower", "SGD, slower", "path"), 0.5, direction="below",
     ),
