@@ -3,12 +3,15 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from hilbertlib.data import load
+from hilbertlib.experiments.common import live_record
 from hilbertlib.experiments.constrained import (
     Training,
+    by_epoch,
     curve,
     end,
     mean,
@@ -19,6 +22,7 @@ from hilbertlib.experiments.constrained import (
 from hilbertlib.experiments.runner import HERE, Place
 from hilbertlib.hcgd import HilbertConstrained
 from hilbertlib.models import mlp, seeded
+from hilbertlib.records import Table
 from hilbertlib.training import History
 
 DATA = load("digits").subset(100, seed=0)
@@ -61,6 +65,22 @@ def test_a_killed_run_goes_on_where_it_stood(tmp_path):
     trained(0.1, replace(SHORT, epochs=2), Place(folder=tmp_path))
     assert (tmp_path / "run.pt").exists()
     assert trained(0.1, place=Place(folder=tmp_path)) == trained(0.1)
+
+
+def test_a_column_of_an_arm_by_seed_and_epoch():
+    curve = Table.from_rows(
+        [
+            {"arm": "SGD", "seed": seed, "epoch": epoch, "test_accuracy": seed + epoch / 10}
+            for seed in (3, 5)
+            for epoch in (1, 2, 3)
+        ]
+    )
+    record = live_record(
+        "hcgd_images", {"curve": curve}, config={}, seeds=[3, 5], dataset=DATA, seconds=0.0
+    )
+    found = by_epoch(record, "SGD", "test_accuracy")
+    np.testing.assert_allclose(found, [[3.1, 3.2, 3.3], [5.1, 5.2, 5.3]])
+    assert by_epoch(record, "HCGD", "test_accuracy").shape == (0, 0)
 
 
 def test_every_seed_takes_the_same_images():

@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from hilbertlib.data import load
 from hilbertlib.experiments import hcgd_images as images
 from hilbertlib.experiments.common import live_record
+from hilbertlib.experiments.constrained import by_epoch
 from hilbertlib.experiments.runner import HERE
+from hilbertlib.figures.images import falling
 from hilbertlib.hcgd import HilbertConstrained
 from hilbertlib.records import Record, Table, judge
 from hilbertlib.training import History
@@ -120,6 +123,23 @@ def test_the_claims_hold_where_they_should():
 def test_each_claim_can_fail(claim, arm, values, word):
     assert judged(**{arm: values})[claim] == word
     assert claim in {c.id for c in images.CLAIMS}
+
+
+def test_the_figure_draws_what_the_record_holds(record):
+    figure, said = falling(record)
+    drawn = [t for t in figure.data if t.name]
+    assert [t.name for t in drawn[:4]] == [
+        "SGD, ε = 0.1", "HCGD, ε = 0.1", "HCGD, ε = 0.3", "SGD, ε = 0.3",
+    ]  # fmt: skip
+    for trace, column in ((drawn[0], "test_accuracy"), (drawn[4], "train_accuracy")):
+        np.testing.assert_allclose(trace.y, by_epoch(record, "SGD", column).mean(0))
+    assert said.startswith("2 seeds; test images right at the end: SGD ")
+    part = replace(
+        record, tables={name: table.where(arm="SGD") for name, table in record.tables.items()}
+    )
+    fewer, said = falling(part)
+    assert len(fewer.data) == len(figure.data)  # a switch between records needs the same curves
+    assert "HCGD" not in said
 
 
 def test_the_claims_are_judged_on_a_run(record):

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from math import isfinite, log
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from ..data import Dataset
+from ..records import Record
 from ..training import History, train
 from .runner import Place, Setting
 
@@ -105,6 +107,13 @@ def rows(history: History, epochs: int, classes: int) -> list[dict[str, Any]]:
         row = chance if diverged else {name: float(v[0]) for name, v in measured.items()}
         out.append({"epoch": epoch + 1, **row, "diverged": diverged})
     return out
+
+
+def by_epoch(record: Record, arm: str, column: str) -> np.ndarray:
+    """A column of the table ``curve``, shape ``(seeds, epochs)``; ``(0, 0)`` for an arm not run."""
+    table = record["curve"].where(arm=arm)
+    found = [table.where(seed=seed)[column] for seed in table.unique("seed")]
+    return np.array(found) if found else np.empty((0, 0))
 
 
 def mean(curve: Sequence[dict[str, Any]], column: str) -> float:

@@ -15,7 +15,7 @@ from .constrained import Training, curve, end, mean, some
 from .leash import compare
 from .runner import HERE, Experiment, Place, Rows, dataset, run_cells
 
-_ARMS = ("SGD", "HCGD", "HCGD, higher ε", "SGD, higher ε")
+ARMS = ("SGD", "HCGD", "HCGD, higher ε", "SGD, higher ε")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ SMALLER = replace(
 
 def arms(config: Config) -> list[str]:
     """Those of Figure 5, and SGD at the higher rate."""
-    return list(_ARMS)
+    return list(ARMS)
 
 
 def network(config: Config) -> nn.Module:

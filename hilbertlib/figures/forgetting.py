@@ -121,7 +121,7 @@ def methods(record: Record) -> tuple[go.Figure, str]:
 def plane(record: Record) -> tuple[go.Figure, str]:
     """The grids of λ and of k: old tasks against new ones, and the mean over all."""
     figure = panels(
-        ["Old tasks kept, against new ones learned", "Mean over all tasks at the end"],
+        ["Old tasks kept, and new ones", "Mean over all tasks at the end"],
         title="The whole grid: every λ, and every k of retraining",
         alt="Left: accuracy on old tasks against accuracy on tasks when newest. As λ grows the L2 "
         "memory climbs and moves left; as retraining becomes more frequent its line climbs too. "

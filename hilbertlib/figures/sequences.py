@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from ..experiments.constrained import by_epoch
 from ..experiments.recurrence import (
     POSTS,
     OneWeight,
@@ -247,7 +248,7 @@ def race(record: Record) -> tuple[go.Figure, str]:
         "moves to the right.",
         height=430,
     )
-    found = {arm: accuracy(record, arm) for arm in RACE}
+    found = {arm: by_epoch(record, arm, "test_accuracy") for arm in RACE}
     for col in (1, 2):
         lines = []
         for arm, y in found.items():
@@ -395,16 +396,9 @@ def posts(record: Record) -> go.Figure:
         row=1, col=1,
     )  # fmt: skip
     figure.update_yaxes(axis("", autorange="reversed"), row=1, col=1)
-    figure.update_xaxes(axis("L₂ with the correction / without"), row=1, col=1)
+    figure.update_xaxes(axis("L₂ corrected / plain"), row=1, col=1)
     figure.add_vline(x=1, line={"color": COLOUR["neutral"], "dash": "dot", "width": 1.5})
     return figure
-
-
-def accuracy(record: Record, arm: str) -> np.ndarray:
-    """Test accuracy by epoch, ``(seeds, epochs)``."""
-    table = record["curve"].where(arm=arm)
-    rows = [table.where(seed=s)["test_accuracy"] for s in table.unique("seed")]
-    return np.array(rows) if rows else np.empty((0, 0))
 
 
 def _named(arm: str) -> str:
