@@ -350,8 +350,10 @@ def test_the_path_of_the_first_epoch_is_that_of_every_update():
 
 
 def test_a_run_that_diverges_ends_itself_alone():
-    config = replace(exchange_rate.LIVE, epochs=2, measured=20, sampled=1, lr=1e38)
+    # The arms without BatchNorm have a learning rate of their own.
+    config = replace(exchange_rate.LIVE, epochs=2, measured=20, sampled=1, plain_lr=1e38)
     assert exchange_rate.measure(config, exchange_rate.FIG_A5, 0) == {}
+    assert exchange_rate.measure(config, exchange_rate.FIG_2, 0)["epochs"]
 
 
 def test_a_run_that_learned_nothing_is_not_asked():
