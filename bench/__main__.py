@@ -14,6 +14,7 @@ SECTIONS = {
     "hcgd": ("A constrained step over a plain one", "bench.hcgd:rows"),
     "compiled": ("The same, both compiled to CUDA graphs", "bench.hcgd:compiled_rows"),
     "curvature": ("Fisher products", "bench.curvature:rows"),
+    "denormals": ("Gradients that fade over a sequence", "bench.denormals:rows"),
     "ensemble": ("Many seeds at once", "bench.ensemble:rows"),
     "matrices": ("Distance matrices of snapshots", "bench.matrices:rows"),
     "chapters": ("Seconds to execute the chapters, when they last ran", "bench.pages:chapters"),
