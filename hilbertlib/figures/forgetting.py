@@ -166,8 +166,12 @@ def plane(record: Record) -> tuple[go.Figure, str]:
     figure.update_xaxes(axis("right on a task when newest", tickformat=".0%"), row=1, col=1)
     figure.update_yaxes(axis("right on old tasks at the end", tickformat=".0%"), row=1, col=1)
     x = np.concatenate([np.asarray(t.x, float) for t in figure.data[::2]])
-    pad = 0.25 * (x.max() - x.min() + 0.01)
+    # Wide enough for whole percents to differ where all members of the grids are alike.
+    pad = max(0.25 * (x.max() - x.min()), 0.02)
     figure.update_xaxes(range=[x.min() - pad, x.max() + pad], row=1, col=1)
+    y = np.concatenate([np.asarray(t.y, float) for t in figure.data[::2]])
+    pad = max(0.08 * (y.max() - y.min()), 0.02)
+    figure.update_yaxes(range=[y.min() - pad, y.max() + pad], row=1, col=1)
     figure.update_xaxes(axis("share right", tickformat=".0%"), row=1, col=2)
     figure.update_yaxes(axis("", type="category", autorange="reversed"), row=1, col=2)
     legend_above(figure)
