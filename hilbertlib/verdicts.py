@@ -61,9 +61,9 @@ class Interval:
     def __str__(self) -> str:
         if self.n == 0:
             return "not measured"
-        bounds = "" if self.n == 1 else f" [{self.low:.3g}, {self.high:.3g}]"
-        note = ": no interval" if self.n == 1 else ""
-        return f"{self.mean:.3g}{bounds} ({seeds_said(self.n)}{note})"
+        if self.n == 1:
+            return f"{self.mean:.3g} ({seeds_said(1)}: no interval)"
+        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}] ({seeds_said(self.n)})"
 
 
 def seed_interval(values: Sequence[float], level: float = 0.95) -> Interval:

@@ -75,6 +75,9 @@ def test_what_was_measured_comes_first_and_what_waits_is_folded():
     # A part of a claim may wait, such as an arm that has not been run; not all of them.
     for id, verdict in verdicts.items():
         assert said[id] or any(part.interval.n for part in verdict.parts.values())
+    shown = [verdicts[id] for id in re.findall(r'data-claim="([^"]+)"', before)]
+    waiting_parts = sum(not part.interval.n for v in shown for part in v.parts.values())
+    assert before.count("not measured") == waiting_parts
     waiting = sum(said[id] for id in claims.paper_claims())
     assert f"wait for a record: {waiting}<" in folded or waiting == 0
     assert "this chapter" not in scorecard(records, ours=True)

@@ -83,8 +83,8 @@ def curve(
 def without_denormals() -> Iterator[None]:
     """Numbers too small for a full float32 (below 1.2e-38) are 0 in the block, on this thread.
 
-    On a CPU each costs a hundred ordinary products. A gradient that fades over 196 pixels of a
-    sequence passes through them: without this an LSTM's step takes ten times as long.
+    A CPU is many times slower with them, and a gradient that fades over 196 pixels of a sequence
+    passes through them: without this an untrained LSTM's step takes about ten times as long.
     """
     # torch tells no one how it is set: half of the smallest ordinary number shows it.
     flushed = float(torch.tensor(torch.finfo(torch.float32).tiny) / 2) == 0
