@@ -34,7 +34,15 @@
   };
 
   // --- a phone: panels under one another, names in a legend instead of beside the curves -----
-  function stacked(data, layout) {
+  // The name of an axis that is wider than the figure goes on two lines, parted near the middle.
+  function inTwo(text, width) {
+    const spaces = [...text.matchAll(/ /g)].map((m) => m.index), middle = text.length / 2;
+    if (text.length < width / 11 || !spaces.length) return text;
+    const at = spaces.reduce((a, b) => (Math.abs(b - middle) < Math.abs(a - middle) ? b : a));
+    return `${text.slice(0, at)}<br>${text.slice(at + 1)}`;
+  }
+
+  function stacked(data, layout, width) {
     const n = layout.meta?.panels ?? 1, out = { ...layout, margin: { ...layout.margin, r: 12 } };
     const notes = (layout.annotations ?? []).filter((a) => a.name !== "direct label");
     const named = data.map((t) => ({ ...t, showlegend: Boolean(t.meta?.legend) }));
@@ -55,11 +63,16 @@
         const rows = data.some((t) => (t.yaxis ?? "y") === `y${id}` && typeof t.y?.[0] === "string");
         out[`yaxis${id}`] = { ...layout[`yaxis${id}`], domain: [bottom, top], ...(rows && { showticklabels: true }) };
         while (title < notes.length && notes[title].name !== "panel title") title++;
-        if (title < notes.length) notes[title] = { ...notes[title], x: 0.5, y: top };
+        // Names of rows leave little width: over them a heading ends where the panel does.
+        if (title < notes.length) notes[title] = { ...notes[title], y: top, ...(rows ? { x: 1, xanchor: "right" } : { x: 0.5 }) };
         title++;
       }
       out.margin.t += 16;
       out.legend.y = 1 + 22 / (out.height - 110); // above the first panel's heading
+    }
+    for (const key of Object.keys(out)) {
+      const title = /^xaxis\d*$/.test(key) && out[key].title;
+      if (title?.text) out[key] = { ...out[key], title: { ...title, text: inTwo(title.text, width) } };
     }
     out.annotations = notes;
     return [named, out];
@@ -123,7 +136,7 @@
       readout.textContent = text;
       plot.setAttribute("aria-label", alt);
       const narrow = figure.clientWidth < 560;
-      if (narrow) [data, layout] = stacked(data, layout);
+      if (narrow) [data, layout] = stacked(data, layout, figure.clientWidth);
       plot.style.minHeight = `${layout.height ?? 400}px`;
       if (root.classList.contains("book-project")) layout = projected(layout, figure);
       drawn = true;
@@ -216,6 +229,16 @@
       });
     }
     onPaper(figures);
+
+    // A comma stays on the line of the formula before it.
+    for (const formula of document.querySelectorAll(".bd-article span.math")) {
+      const rest = formula.nextSibling, mark = rest?.nodeType === Node.TEXT_NODE && /^[,.;:!?)]+/.exec(rest.data);
+      if (!mark) continue;
+      rest.splitText(mark[0].length);
+      const kept = Object.assign(document.createElement("span"), { className: "book-kept" });
+      formula.before(kept);
+      kept.append(formula, rest);
+    }
 
     // Three faults of the stock theme that a screen reader meets.
     document.querySelectorAll(".search-button-field[aria-label], .theme-switch-button[aria-label]").forEach((b) => b.removeAttribute("aria-label"));

@@ -283,7 +283,7 @@ CLAIMS = (
         where="our guess",
         sentence="On whitened images the plain gradient's direction is nearer to the natural one.",
         reading="missing from −J at its best length, whitened images over images as they are; "
-        "damping 1 % of F's largest eigenvalue",
+        "damping 1% of F's largest eigenvalue",
         experiment=_NAME,
         effects=lambda r: over(r, "whitened"),
         margin=0.9,

@@ -166,6 +166,25 @@ def test_nothing_overflows_on_a_phone(browser, site, name):
     )
     assert wide[0] <= 390
     assert wide[1] == []
+    # What leaves a drawing is cut off, not scrolled to.
+    assert not page.evaluate(
+        """() => [...document.querySelectorAll(".js-plotly-plot")].flatMap((plot) => {
+            const box = plot.getBoundingClientRect();
+            const words = plot.querySelectorAll(
+                "[class*=title], .annotation-text, .legendtext, .xtick text, .ytick text");
+            return [...words].filter((word) => {
+                const r = word.getBoundingClientRect();
+                return r.width && (r.left < box.left - 1 || r.right > box.right + 1);
+            }).map((word) => word.textContent);
+        })"""
+    )
+    assert not page.evaluate(
+        """() => [...document.querySelectorAll(".book-kept")].filter((kept) => {
+            const mark = document.createRange();
+            mark.selectNode(kept.lastChild);
+            return mark.getBoundingClientRect().left < kept.firstChild.getBoundingClientRect().left;
+        }).map((kept) => kept.textContent)"""
+    )
     page.context.close()
 
 
