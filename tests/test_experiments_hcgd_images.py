@@ -75,9 +75,9 @@ def test_a_run_that_diverges_is_recorded():
 
 
 def test_the_settings_of_the_paper():
-    for config in (images.PAPER, images.SMALLER):
+    for config, size in ((images.PAPER, 256), (images.SMALLER, 128)):
         assert (config.scale, config.dataset) == ("paper", "cifar10")
-        assert (config.lam, config.inner_lr, config.validation_size) == (0.5, 0.02, 256)
+        assert (config.lam, config.inner_lr, config.validation_size) == (0.5, 0.02, size)
         assert config.drop / config.epochs == 150 / 200
     assert not images.PAPER.departures
     assert images.SMALLER.reduced

@@ -172,11 +172,26 @@ def plane(record: Record) -> tuple[go.Figure, str]:
     y = np.concatenate([np.asarray(t.y, float) for t in figure.data[::2]])
     pad = max(0.08 * (y.max() - y.min()), 0.02)
     figure.update_yaxes(range=[y.min() - pad, y.max() + pad], row=1, col=1)
+    width, height = (np.ptp(a.range) for a in (figure.layout.xaxis, figure.layout.yaxis))
+    for trace in figure.data[::2]:
+        trace.text = _legible(np.divide(trace.x, width), np.divide(trace.y, height), trace.text)
     figure.update_xaxes(axis("share right", tickformat=".0%"), row=1, col=2)
     figure.update_yaxes(axis("", type="category", autorange="reversed"), row=1, col=2)
     legend_above(figure)
     said = " and ".join(f"{short} with {np.mean(t['average']):.1%}" for short, t in best.values())
     return figure, f"Highest mean over all tasks: {said}."
+
+
+def _legible(x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> list[str]:
+    """The names that fit beside their points, in shares of a panel; for the others "".
+
+    The ends of a line come first: with them one knows which way it runs.
+    """
+    shown: list[int] = []
+    for i in sorted(range(len(names)), key=lambda i: i not in (0, len(names) - 1)):
+        if all(abs(x[i] - x[j]) > 0.15 or abs(y[i] - y[j]) > 0.05 for j in shown):
+            shown.append(i)
+    return [name if i in shown else "" for i, name in enumerate(names)]
 
 
 def books(
