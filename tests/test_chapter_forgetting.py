@@ -169,6 +169,16 @@ def words(**changed: tuple[float, float, float]) -> dict[str, str]:
     return judged(forgetting_controls.CLAIMS, record)
 
 
+def test_names_that_would_lie_on_one_another_are_left_out_and_the_ends_kept():
+    names = ["a", "b", "c", "d"]
+    apart, together = np.array([0.0, 0.3, 0.6, 0.9]), np.array([0.0, 0.01, 0.02, 0.9])
+    level = np.zeros(4)
+    assert draw._legible(level, apart, names) == names
+    assert draw._legible(level, together, names) == ["a", "", "", "d"]
+    assert draw._legible(together, level, names) == ["a", "", "", "d"]
+    assert draw._legible(level, level, names) == ["a", "", "", ""]
+
+
 def test_the_claims_can_hold():
     assert set(words().values()) == {"reproduced"}
     grid = judged(forgetting_controls.GRID_CLAIMS, ends("forgetting_grid", GRID))
