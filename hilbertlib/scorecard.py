@@ -79,15 +79,12 @@ def sources(records: Mapping[str, Record]) -> str:
 
 
 def _row(claim: Claim, verdict: Verdict, where: str) -> str:
-    # That a reduced setting cannot refute protects the paper's claims, not ours.
-    refuted = verdict.contradicted
-    look = "holds" if verdict.word == "reproduced" else "fails" if refuted else "open"
-    word = str(verdict) if verdict.word != "not tested" else verdict.word
     if claim.where in OURS:
-        ours = {"holds": "holds", "fails": "does not hold", "open": "undecided"}
-        word = ours[look] if verdict.word != "not tested" else "waits"
-    elif verdict.word != "not reproduced" and look == "fails":
-        look = "open"
+        word = verdict.of_guess
+        look = {"holds": "holds", "does not hold": "fails"}.get(word, "open")
+    else:
+        word = str(verdict) if verdict.word != "not tested" else verdict.word
+        look = {"reproduced": "holds", "not reproduced": "fails"}.get(verdict.word, "open")
     effects = "<br>".join(
         html.escape(" ".join(filter(None, (name and f"{name}:", say(part.interval), claim.unit))))
         for name, part in verdict.parts.items()

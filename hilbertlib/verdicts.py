@@ -205,6 +205,19 @@ class Verdict:
         """Whether the interval excludes the claimed effect, in every part of the range."""
         return {part.word for part in self.parts.values()} == {"not reproduced"}
 
+    @property
+    def of_guess(self) -> str:
+        """The word where the claim is the book's own, which a reduced setting can refute.
+
+        >>> Verdict("example", "reproduced").of_guess, Verdict("example", "partly").of_guess
+        ('holds', 'undecided')
+        """
+        if self.word == "not tested":
+            return "waits"
+        if self.word == "reproduced":
+            return "holds"
+        return "does not hold" if self.contradicted else "undecided"
+
     def __str__(self) -> str:
         if not self.reduced:
             return self.word
