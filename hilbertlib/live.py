@@ -25,6 +25,7 @@ import plotly.graph_objects as go
 from IPython.display import HTML, Markdown, display
 
 from . import scorecard as _tables
+from .claims import CLAIMS
 from .experiments.runner import record_path
 from .provenance import describe_device
 from .records import Claim, Record, judge, load_record, records_folder
@@ -111,15 +112,20 @@ def laboratory(tab: str = "learn", **settings: Any) -> None:
         display(Lab(tab, **settings))
 
 
-def verdicts(record: Record, claims: Iterable[Claim]) -> None:
+def verdicts(record: Record, claims: Iterable[Claim], folder: str | Path = "records") -> None:
     """Judge the claims on the record and display the verdicts as a table.
+
+    Below a claim of the scorecard stands its verdict on the record in ``folder``, where the
+    experiment has been run at the paper's scale.
 
     Raises:
         AssertionError: If a claim of the book itself does not hold. The paper's claims may fail:
             then the table says so.
     """
     judged = [(claim, judge(claim, record)) for claim in claims]
-    display(HTML(_tables.verdict_table(judged)))
+    paper = paper_record(record, folder) if record.scale == "live" else record
+    there = {c.id: judge(c, paper) for c, _ in judged if c.id in CLAIMS and paper is not record}
+    display(HTML(_tables.verdict_table(judged, paper=there)))
     broken = [
         f"{claim.id}: {verdict.word}, {verdict.reason}"
         for claim, verdict in judged

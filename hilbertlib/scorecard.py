@@ -12,16 +12,27 @@ from .verdicts import printed
 _WORDS: tuple[Word, ...] = ("reproduced", "partly", "inconclusive", "not reproduced", "not tested")
 
 
-def verdict_table(judged: Iterable[tuple[Claim, Verdict]], experiments: bool = False) -> str:
+def verdict_table(
+    judged: Iterable[tuple[Claim, Verdict]],
+    experiments: bool = False,
+    paper: Mapping[str, Verdict] | None = None,
+) -> str:
     """HTML: each claim with its reading and margin, what was measured, and the verdict.
 
     Args:
         experiments: Whether to name each claim's experiment in place of where it stands.
+        paper: By id, the verdict on a record at the paper's scale; a second row for each that was
+            measured there.
     """
-    rows = "".join(
-        _row(claim, verdict, claim.experiment if experiments else claim.where)
-        for claim, verdict in judged
-    )
+    rows = ""
+    for claim, verdict in judged:
+        rows += _row(claim, verdict, claim.experiment if experiments else claim.where)
+        there = (paper or {}).get(claim.id)
+        if there is not None and there.word != "not tested":
+            rows += (
+                '<tr class="book-paper"><td>the same at the paper\'s scale</td>'
+                f"<td>{_effects(claim, there)}</td><td>{_badge(claim, there)}</td></tr>"
+            )
     head = "<thead><tr><th>claim</th><th>measured</th><th>verdict</th></tr></thead>"
     return f'<table class="book-verdicts">{head}<tbody>{rows}</tbody></table>'
 
@@ -79,23 +90,31 @@ def sources(records: Mapping[str, Record]) -> str:
 
 
 def _row(claim: Claim, verdict: Verdict, where: str) -> str:
+    return (
+        f'<tr data-claim="{html.escape(claim.id)}"><td>{html.escape(claim.sentence)} '
+        f"<small>({html.escape(where)})</small></td>"
+        f"<td>{_effects(claim, verdict)}<br><small>{html.escape(claim.reading)}; "
+        f"{claim.direction} {_margin(claim.margin)}</small></td>"
+        f"<td>{_badge(claim, verdict)}</td></tr>"
+    )
+
+
+def _effects(claim: Claim, verdict: Verdict) -> str:
+    effects = "<br>".join(
+        html.escape(" ".join(filter(None, (name and f"{name}:", say(part.interval), claim.unit))))
+        for name, part in verdict.parts.items()
+    )
+    return effects or "not measured"
+
+
+def _badge(claim: Claim, verdict: Verdict) -> str:
     if claim.where in OURS:
         word = verdict.of_guess
         look = {"holds": "holds", "does not hold": "fails"}.get(word, "open")
     else:
         word = str(verdict) if verdict.word != "not tested" else verdict.word
         look = {"reproduced": "holds", "not reproduced": "fails"}.get(verdict.word, "open")
-    effects = "<br>".join(
-        html.escape(" ".join(filter(None, (name and f"{name}:", say(part.interval), claim.unit))))
-        for name, part in verdict.parts.items()
-    )
-    return (
-        f'<tr data-claim="{html.escape(claim.id)}"><td>{html.escape(claim.sentence)} '
-        f"<small>({html.escape(where)})</small></td>"
-        f"<td>{effects or 'not measured'}<br><small>{html.escape(claim.reading)}; "
-        f"{claim.direction} {_margin(claim.margin)}</small></td>"
-        f'<td><span class="book-verdict {look}">{html.escape(word)}</span></td></tr>'
-    )
+    return f'<span class="book-verdict {look}">{html.escape(word)}</span>'
 
 
 def _source(name: str, record: Record | None) -> str:

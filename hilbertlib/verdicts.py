@@ -209,14 +209,13 @@ class Verdict:
     def of_guess(self) -> str:
         """The word where the claim is the book's own, which a reduced setting can refute.
 
-        >>> Verdict("example", "reproduced").of_guess, Verdict("example", "partly").of_guess
+        >>> Verdict("example", "reproduced").of_guess, Verdict("example", "inconclusive").of_guess
         ('holds', 'undecided')
         """
-        if self.word == "not tested":
-            return "waits"
-        if self.word == "reproduced":
-            return "holds"
-        return "does not hold" if self.contradicted else "undecided"
+        if self.contradicted:
+            return "does not hold"
+        named = {"reproduced": "holds", "partly": "holds in part", "not tested": "waits"}
+        return named.get(self.word, "undecided")
 
     def __str__(self) -> str:
         if not self.reduced:

@@ -12,8 +12,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from hilbertlib import live
+from hilbertlib.claims import CLAIMS
 from hilbertlib.data import load
 from hilbertlib.experiments.common import live_record
+from hilbertlib.experiments.trajectories import CLEAN
 from hilbertlib.live import (
     FIGURE_MIME,
     Slider,
@@ -277,6 +279,32 @@ def test_verdicts_are_shown_and_a_broken_claim_of_the_book_raises():
     assert "&lt;b&gt;" in page
     with pytest.raises(AssertionError, match="c: inconclusive"), capture_output():
         live.verdicts(record, [claim("this chapter", 2.0)])
+
+
+def test_below_a_claim_stands_its_verdict_at_the_papers_scale(tmp_path):
+    chosen = CLAIMS["guess-shuffled-divergence"], CLAIMS["traj-late-divergence"]
+
+    def record(scale, far):
+        rows = {"arm": [CLEAN] * 9, "seed": [0] * 3 + [1] * 3 + [2] * 3, "epoch": [0, 1, 2] * 3}
+        apart = [x for more in (0.0, 0.1, 0.2) for x in (0.0, 1.0, far + more)]
+        table = Table({**rows, "function": apart})
+        provenance = Provenance({}, [0, 1, 2], "d", "0", "cpu", {}, 0.0)
+        return Record("trajectories", scale, {"apart": table}, provenance)
+
+    def shown(here):
+        with capture_output() as captured:
+            live.verdicts(here, chosen, folder=tmp_path)
+        return captured.outputs[0].data["text/html"]
+
+    assert "book-paper" not in shown(record("live", 1.0))  # no record in the folder
+    save_record(record("paper", 1.5), tmp_path / "trajectories-paper.json")
+    page = shown(record("live", 1.0))
+    guess, claim, there = page.split("<tr")[2:]
+    assert ">waits<" in guess  # at neither scale
+    assert "1.1 [" in claim
+    assert "1.6 [" in there
+    assert ">reproduced<" in there
+    assert "book-paper" not in shown(record("paper", 1.5))  # nothing else to say
 
 
 def test_source_leaves_out_refusals_of_bad_input():

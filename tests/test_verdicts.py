@@ -179,7 +179,7 @@ def test_a_verdict_says_why_and_in_what_setting():
     assert str(undecided) == "inconclusive (reduced setting)"
     assert [v.contradicted for v in (verdict, refused, undecided)] == [False, True, False]
     words = [v.of_guess for v in (verdict, refused, undecided)]
-    assert words == ["undecided", "does not hold", "undecided"]  # it can refute a guess of ours
+    assert words == ["holds in part", "does not hold", "undecided"]  # it can refute a guess of ours
     assert judge(claim(YES), record(reduced=True)).of_guess == "holds"
     assert judge(claim(YES), None).of_guess == "waits"
     assert "does not refute" in refused.reason

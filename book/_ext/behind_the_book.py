@@ -76,7 +76,7 @@ def verdicts_in(html: str) -> Counter[str]:
 def tally(said: Counter[str]) -> str:
     """Verdicts in a line for the paper's claims and one for the book's own."""
     of = lambda words: ", ".join(f"{word} {said[word]}" for word in words if said[word])  # noqa: E731
-    own = ("holds", "does not hold", "undecided", "waits")
+    own = ("holds", "holds in part", "does not hold", "undecided", "waits")
     lines = {"the paper's": of(get_args(Word)), "ours": of(own)}
     return "<br>".join(f"{whose}: {what}" for whose, what in lines.items() if what) or "none"
 
