@@ -350,7 +350,7 @@ def control(record: Record) -> tuple[go.Figure, str]:
 def rules(ruled: Mapping[str, Sequence[Walk]]) -> go.Figure:
     """The longest step and the accuracy at the end of each rule, a dot a seed."""
     figure = panels(
-        ["Longest step of the run", "Test accuracy at the end"],
+        ["Longest step, in the weights", "Test accuracy at the end"],
         title="With a clip, without, and with a leash in its place",
         alt="Dots for each seed. The longest step in parameters stays under one where gradients "
         "are clipped, and is mostly longer where they are not, leashed or free. Test accuracy "
