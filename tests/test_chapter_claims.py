@@ -163,6 +163,7 @@ USUAL = {"path": 1.0, "late": 0.3, "late_parameters": 0.3, "early_accuracy": 0.8
 def chapter_6(arm: str = "SGD", **changed: float) -> dict[str, str]:
     arms = {name: {**USUAL, **values} for name, values in ARMS.items()}
     ratios = {"rms": changed.pop("rms", 3.0), "squared": changed.pop("squared", 0.5)}
+    step = changed.pop("step", 0.8)
     arms[arm].update(changed)
     columns: dict[str, list] = {
         "arm": [name for name in arms for _ in (0, 1)],
@@ -171,6 +172,10 @@ def chapter_6(arm: str = "SGD", **changed: float) -> dict[str, str]:
     columns |= {key: twice({name: values[key] for name, values in arms.items()}) for key in USUAL}
     over = {"norm": [n for n in ratios for _ in (0, 1)], "seed": [0, 1] * 2, "ratio": twice(ratios)}
     over["rate"] = [0.001] * 4
+    for rate in (0.01, 0.1, 0.3):
+        for name, cells in (("norm", ["rms"] * 2), ("seed", [0, 1]), ("rate", [rate] * 2)):
+            over[name] += cells
+        over["ratio"] += [step * rate**0.1, step * rate**0.1 + 0.001]
     return judged(leash.CLAIMS, made("path_length", runs=columns, overshoot=over))
 
 
@@ -187,6 +192,7 @@ def test_the_claims_of_chapter_6_hold_where_they_should():
         ("hcgd-params-drift", {"arm": "HCGD", "late_parameters": 0.2}),
         ("hcgd-momentum", {"arm": "HCGD, not absorbed", "accuracy": 0.95}),
         ("hcgd-one-correction", {"arm": "n = 5", "accuracy": 0.92}),
+        ("hcgd-shorter-step", {"step": 1.2}),
         ("book-overshoot", {"rms": 1.5}),
         ("book-squared", {"squared": 1.1}),
         ("book-rate", {"arm": "n = 5", "path": 0.95}),

@@ -277,6 +277,16 @@ CLAIMS = (
         margin=0.01,
     ),
     Claim(
+        id="forget-l2-helps",
+        where="section 3.1, Fig. 4",
+        sentence="Regularizing the distance from old functions prevents catastrophic forgetting.",
+        reading="accuracy on the first task at the end, L2 less Adam alone (added after the run, "
+        "with the margin of the fifth chapter's claim on digits)",
+        experiment="forgetting",
+        effects=lambda r: gap(r, "L2", "Adam"),
+        margin=0.15,
+    ),
+    Claim(
         id="forget-si-best",
         where="Fig. 4",
         sentence="The L2 memory does not beat synaptic intelligence.",

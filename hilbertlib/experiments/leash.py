@@ -428,6 +428,20 @@ CLAIMS = (
         direction="within",
     ),
     Claim(
+        id="hcgd-shorter-step",
+        where="sections 1 and 3.2",
+        sentence="A correction makes the step shorter in function space.",
+        reading="distance with over without a correction, λη = 0.01, at the rates of Figs. 5 and "
+        "6; early in training, without momentum (added after the run)",
+        experiment="path_length",
+        effects=lambda r: {
+            f"ε = {rate:g}": r["overshoot"].where(norm="rms", rate=rate)["ratio"]
+            for rate in (0.01, 0.1, 0.3)
+        },
+        margin=1.0,
+        direction="below",
+    ),
+    Claim(
         id="book-overshoot",
         where="this chapter",
         sentence="On a short step a correction by the norm lengthens the step.",

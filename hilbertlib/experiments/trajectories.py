@@ -249,6 +249,10 @@ def _params_diverge(c: dict[str, np.ndarray]) -> float:
     return float(spearmanr(c["epoch"], c["parameters"]).statistic)
 
 
+def _leave_starts(c: dict[str, np.ndarray]) -> float:
+    return float(spearmanr(c["epoch"], c["parameters_travelled"]).statistic)
+
+
 def _accuracy(record: Record) -> dict[str, list[float]]:
     table = record["ends"].where(arm=CLEAN)
     out: dict[str, list[float]] = {"training images": [], "test images": []}
@@ -298,6 +302,16 @@ CLAIMS = (
         reading="rank correlation of the epoch with the ℓ2 distance between two",
         experiment="trajectories",
         effects=_each(_params_diverge),
+        margin=0.9,
+    ),
+    Claim(
+        id="traj-leave-starts",
+        where="section 2.1",
+        sentence="In parameter space they move ever further from where they started.",
+        reading="rank correlation of the epoch with the ℓ2 distance from the start (added after "
+        "the run, with the margin of the row above)",
+        experiment="trajectories",
+        effects=_each(_leave_starts),
         margin=0.9,
     ),
     Claim(
