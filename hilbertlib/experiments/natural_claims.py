@@ -60,38 +60,42 @@ def inner(record: Record, start: str, damping: float, n: int, length: str = "bes
     return record["inner"].where(arm=start, damping=damping, length=length, n=n)
 
 
+def _each_start(
+    record: Record, starts: Sequence[str], measure: Callable[[str, float], list[float]]
+) -> Parts:
+    """A measure, a value a seed, for each start at each damping."""
+    dampings = _setting(record, "dampings")
+    return {f"{start}, damping {d:g}": measure(start, d) for start in starts for d in dampings}
+
+
 def _diagonal(record: Record, starts: Sequence[str]) -> Parts:
     n = _setting(record, "few")
-    return {
-        f"{start}, damping {d:g}": _ratios(
-            inner(record, start, d, n), inner(record, "SGD", d, n), "missing", _geometric
-        )
-        for start in starts
-        for d in _setting(record, "dampings")
-    }
+
+    def over_sgd(start: str, d: float) -> list[float]:
+        tables = inner(record, start, d, n), inner(record, "SGD", d, n)
+        return _ratios(*tables, "missing", _geometric)
+
+    return _each_start(record, starts, over_sgd)
 
 
 def _improved(record: Record) -> Parts:
     n = _setting(record, "few")
-    return {
-        f"{start}, damping {d:g}": _ratios(
-            inner(record, start, d, n), inner(record, start, d, 0), "missing", _geometric
-        )
-        for start in PROPOSALS
-        for d in _setting(record, "dampings")
-    }
+
+    def over_before(start: str, d: float) -> list[float]:
+        tables = inner(record, start, d, n), inner(record, start, d, 0)
+        return _ratios(*tables, "missing", _geometric)
+
+    return _each_start(record, PROPOSALS, over_before)
 
 
 def _few(record: Record) -> Parts:
     n = _setting(record, "few")
-    parts = {}
-    for start in PROPOSALS:
-        for d in _setting(record, "dampings"):
-            table = inner(record, start, d, n, "customary")
-            parts[f"{start}, damping {d:g}"] = [
-                float(np.mean(table.where(seed=seed)["missing"])) for seed in _seeds(table)
-            ]
-    return parts
+
+    def missing(start: str, d: float) -> list[float]:
+        table = inner(record, start, d, n, "customary")
+        return [float(np.mean(table.where(seed=seed)["missing"])) for seed in _seeds(table)]
+
+    return _each_start(record, PROPOSALS, missing)
 
 
 def _solved(record: Record) -> Parts:

@@ -6,6 +6,7 @@ one over independent triples, not over the three runs of one figure.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -245,12 +246,8 @@ def _late_divergence(c: dict[str, np.ndarray]) -> float:
     return float(c["function"][-n:].mean() / c["function"][1 : 1 + n].mean())
 
 
-def _params_diverge(c: dict[str, np.ndarray]) -> float:
-    return float(spearmanr(c["epoch"], c["parameters"]).statistic)
-
-
-def _leave_starts(c: dict[str, np.ndarray]) -> float:
-    return float(spearmanr(c["epoch"], c["parameters_travelled"]).statistic)
+def _rises(c: dict[str, np.ndarray], column: str) -> float:
+    return float(spearmanr(c["epoch"], c[column]).statistic)
 
 
 def _accuracy(record: Record) -> dict[str, list[float]]:
@@ -301,7 +298,7 @@ CLAIMS = (
         sentence="In parameter space they keep moving apart throughout.",
         reading="rank correlation of the epoch with the ℓ2 distance between two",
         experiment="trajectories",
-        effects=_each(_params_diverge),
+        effects=_each(partial(_rises, column="parameters")),
         margin=0.9,
     ),
     Claim(
@@ -311,7 +308,7 @@ CLAIMS = (
         reading="rank correlation of the epoch with the ℓ2 distance from the start (added after "
         "the run, with the margin of the row above)",
         experiment="trajectories",
-        effects=_each(_leave_starts),
+        effects=_each(partial(_rises, column="parameters_travelled")),
         margin=0.9,
     ),
     Claim(
