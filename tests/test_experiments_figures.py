@@ -20,7 +20,7 @@ from hilbertlib.experiments import (
 from hilbertlib.experiments.common import live_record
 from hilbertlib.experiments.runner import Place, dataset
 from hilbertlib.models import probabilities
-from hilbertlib.records import Table, judge
+from hilbertlib.records import Record, Table, judge
 from hilbertlib.training import train
 from hilbertlib.trajectory import flat_parameters
 
@@ -82,9 +82,9 @@ def ends(**changed: dict) -> dict[str, Table]:
     return {"ends": Table.from_rows(rows)}
 
 
-def words(claims, experiment, tables, config=None) -> dict[str, str]:
-    """The verdict on each claim of one experiment, on a made record."""
-    record = live_record(
+def recorded(experiment, tables, config=None) -> Record:
+    """A made record."""
+    return live_record(
         experiment,
         tables,
         config=config or {},
@@ -92,6 +92,11 @@ def words(claims, experiment, tables, config=None) -> dict[str, str]:
         dataset=dataset("digits"),
         seconds=0.0,
     )
+
+
+def words(claims, experiment, tables, config=None) -> dict[str, str]:
+    """The verdict on each claim of one experiment, on a made record."""
+    record = recorded(experiment, tables, config)
     return {c.id: judge(c, record).word for c in claims if c.experiment == experiment}
 
 
@@ -127,14 +132,7 @@ def test_each_claim_of_figure_4_can_fail(claim, arm, values):
 
 def test_the_best_of_a_grid_leads_the_best_of_the_others():
     """Not each of them: nobody is the best who beats three of four."""
-    record = live_record(
-        "forgetting_grid",
-        ends(**{"retrain every 1": {"average": 0.7}}),
-        config={},
-        seeds=[0, 1],
-        dataset=dataset("digits"),
-        seconds=0.0,
-    )
+    record = recorded("forgetting_grid", ends(**{"retrain every 1": {"average": 0.7}}))
     others = [f"retrain every {k}" for k in (1, 3, 30, 100, 7)]
     found = forgetting.lead(record, "retrain every 10", others, "average")
     assert found == pytest.approx([-0.1, -0.1])
@@ -319,9 +317,9 @@ def test_a_walk_measures_three_scales():
 
 
 def test_a_walk_goes_on_from_its_checkpoint(tmp_path):
-    config = replace(exchange_rate.LIVE, epochs=3, measured=40, sampled=2)
+    config = replace(exchange_rate.LIVE, plain_epochs=3, measured=40, sampled=2)
     place = Place(torch.device("cpu"), tmp_path / "cell")
-    exchange_rate.measure(replace(config, epochs=1), exchange_rate.FIG_A4, 0, place)
+    exchange_rate.measure(replace(config, plain_epochs=1), exchange_rate.FIG_A4, 0, place)
     resumed = exchange_rate.measure(config, exchange_rate.FIG_A4, 0, place)
     assert resumed == exchange_rate.measure(config, exchange_rate.FIG_A4, 0)
 
@@ -338,7 +336,7 @@ def test_the_updates_measured_are_evenly_spaced(per_epoch, sampled):
 
 def test_the_path_of_the_first_epoch_is_that_of_every_update():
     """Against the slow twin: a list of the functions after every step."""
-    config = replace(exchange_rate.LIVE, epochs=1, measured=40, sampled=1)
+    config = replace(exchange_rate.LIVE, plain_epochs=1, measured=40, sampled=1)
     (epoch,) = exchange_rate.measure(config, exchange_rate.FIG_A4, 0)["epochs"]
     data = dataset("digits")
     model = exchange_rate.network(config, exchange_rate.FIG_A4, data, 0)
@@ -462,6 +460,27 @@ def test_each_claim_of_figure_2_can_fail(claim, arm, changed):
     assert exchanged(**{arm: changed})[claim] != "reproduced"
 
 
+@pytest.mark.parametrize("shorter", [exchange_rate.FIG_A4, exchange_rate.FIG_2])
+def test_arms_are_compared_over_the_epochs_that_both_have(shorter):
+    tables = {
+        name: Table.from_rows(
+            row for row in table.rows() if row["arm"] != shorter or row["epoch"] <= 7
+        )
+        for name, table in walked().items()
+    }
+    record = recorded("exchange_rate", tables)
+    arms = exchange_rate.FIG_A4, exchange_rate.FIG_2
+
+    def epochs(walk):
+        assert len(walk.ratio("start")) == len(walk.ratio("updates")) == len(walk.error)
+        return walk.epochs[-1] + len(walk.at)
+
+    assert exchange_claims.versus(record, epochs, *arms) == [1.0, 1.0]
+    assert exchange_claims.versus(record, lambda w: w.epochs[-1], *arms) == [1.0, 1.0]
+    (walk, _) = exchange_claims.walks(record, shorter).values()
+    assert list(walk.epochs) == list(range(1, 8))
+
+
 def test_the_estimator_on_another_data_set():
     def table(there: float) -> Table:
         return Table.from_rows(
@@ -493,10 +512,7 @@ def test_a_leash_on_noise_is_compared_seed_by_seed():
         )
     ]  # fmt: skip
     (claim,) = [c for c in leash.CLAIMS if c.id == "guess-noise-leash"]
-    record = live_record(
-        "path_length", {"runs": Table.from_rows(rows)}, config={}, seeds=[0, 1],
-        dataset=dataset("digits"), seconds=0.0,
-    )  # fmt: skip
+    record = recorded("path_length", {"runs": Table.from_rows(rows)})
     assert claim.effects(record) == [0.5]
 
 

@@ -23,19 +23,22 @@ _NAMES = {"updates": "between updates", "epoch": "between epochs", "start": "fro
 
 
 class Walk:
-    """One run of one arm: arrays with an entry an epoch, read from the tables of the record."""
+    """One run of one arm, or its epochs up to ``last``: arrays with an entry an epoch, read from
+    the tables of the record."""
 
-    def __init__(self, updates: Table, epochs: Table) -> None:
-        at = np.array(updates["epoch"])
-        self.epochs = np.array(epochs["epoch"])
-        self.l2 = {s: np.array(epochs[f"l2_{s}"]) for s in ("epoch", "start")}
-        self.parameters = {s: np.array(epochs[f"parameters_{s}"]) for s in ("epoch", "start")}
-        self.every = {s: np.array(updates[s]) for s in ("l2", "parameters")}
-        self.at = at
+    def __init__(self, updates: Table, epochs: Table, last: float = np.inf) -> None:
+        def column(table: Table, name: str) -> np.ndarray:
+            return np.array(table[name])[np.array(table["epoch"]) <= last]
+
+        self.at = at = column(updates, "epoch")
+        self.epochs = column(epochs, "epoch")
+        self.l2 = {s: column(epochs, f"l2_{s}") for s in ("epoch", "start")}
+        self.parameters = {s: column(epochs, f"parameters_{s}") for s in ("epoch", "start")}
+        self.every = {s: column(updates, s) for s in ("l2", "parameters")}
         for space, name in ((self.l2, "l2"), (self.parameters, "parameters")):
             space["updates"] = np.array([self.every[name][at == e].mean() for e in self.epochs])
-        self.error = np.array(epochs["test_error"])
-        self.path = np.array(epochs["path"])
+        self.error = column(epochs, "test_error")
+        self.path = column(epochs, "path")
 
     def ratio(self, scale: str) -> np.ndarray:
         """L2 over ℓ2 distance at a scale, an entry an epoch."""
@@ -59,7 +62,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(spearmanr(a, b).statistic)
 
 
-def walks(record: Record, arm: str) -> dict[int, Walk]:
+def walks(record: Record, arm: str, last: float = np.inf) -> dict[int, Walk]:
     """The runs of an arm by seed that came to their end and learned something; perhaps none.
 
     How the distances of a run change while it learns cannot be asked of one that diverged, or that
@@ -69,7 +72,7 @@ def walks(record: Record, arm: str) -> dict[int, Walk]:
     runs = {seed: epochs.where(seed=seed) for seed in epochs.unique("seed")}
     whole = max((len(run["epoch"]) for run in runs.values()), default=0)
     return {
-        seed: Walk(updates.where(seed=seed), run)
+        seed: Walk(updates.where(seed=seed), run, last)
         for seed, run in runs.items()
         if len(run["epoch"]) == whole and run["train_accuracy"][-1] > 2 * _GUESSING
     }
@@ -92,8 +95,11 @@ def _swap(measure: Callable[[Walk, str], float], scale: str, walk: Walk) -> floa
 
 
 def versus(record: Record, measure: Measure, arm: str, base: str) -> list[float]:
-    """A measure of one arm over that of another, for each seed of both."""
-    ours, theirs = walks(record, arm), walks(record, base)
+    """A measure of one arm over that of another, for each seed of both, over the epochs that both
+    arms have."""
+    table = record["epochs"]
+    shared = min(max(table.where(arm=a)["epoch"], default=0) for a in (arm, base))
+    ours, theirs = (walks(record, a, shared) for a in (arm, base))
     return [measure(ours[s]) / measure(theirs[s]) for s in ours if s in theirs]
 
 

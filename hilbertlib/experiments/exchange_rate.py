@@ -33,7 +33,7 @@ class Config(Setting):
     Attributes:
         other: The data set of the arm that stands for Figure B.6, if it is another.
         other_epochs: Its epochs.
-        plain_lr: ε of the networks without BatchNorm.
+        plain_lr, plain_epochs: ε and epochs of the networks without BatchNorm.
         measured: On how many held-out images functions are compared.
         sampled: Updates an epoch whose distances are measured.
     """
@@ -44,6 +44,7 @@ class Config(Setting):
     batch_size: int = 64
     lr: float = 0.1
     plain_lr: float = 0.1
+    plain_epochs: int = 10
     momentum: float = 0.9
     weight_decay: float = 1e-4
     measured: int = 256
@@ -61,9 +62,10 @@ PAPER = Config(
     dataset="cifar10",
     other="mnist",
     departures=(
-        "ε = 0.05 in place of 0.1 for the networks without BatchNorm (A.4, A.5), the first of 0.1, "
-        "0.05, 0.02, 0.01 at which ours learns: at 0.1 its training accuracy falls to chance in "
-        "the second epoch",
+        "ε = 0.05 in place of 0.1 for the networks without BatchNorm (A.4, A.5): at 0.1 the "
+        "training accuracy of ours falls to chance in the second epoch, at 0.05 it learns",
+        "35 epochs in place of 70 for them, for time; with BatchNorm they are compared over the "
+        "same 35",
     ),
     reduced=False,
     choices=(
@@ -76,6 +78,7 @@ PAPER = Config(
         "estimator the last of them (a batch of 80 images on CIFAR-10, of 96 on MNIST)",
     ),
     plain_lr=0.05,
+    plain_epochs=35,
     epochs=70,
     other_epochs=12,
     batch_size=128,
@@ -192,9 +195,14 @@ def measure(config: Config, arm: str, seed: int, place: Place = HERE) -> Rows:
     """
     data = dataset(config.other if arm == FIG_B6 else config.dataset).to(place.device)
     model = network(config, arm, data, seed).to(place.device)
+    lr, epochs = config.lr, config.epochs
+    if arm in (FIG_A4, FIG_A5):
+        lr, epochs = config.plain_lr, config.plain_epochs
+    elif arm == FIG_B6:
+        epochs = config.other_epochs
     sgd = torch.optim.SGD(
         model.parameters(),
-        lr=config.plain_lr if arm in (FIG_A4, FIG_A5) else config.lr,
+        lr=lr,
         momentum=config.momentum,
         weight_decay=0.0 if arm == FIG_A5 else config.weight_decay,
     )
@@ -207,7 +215,7 @@ def measure(config: Config, arm: str, seed: int, place: Place = HERE) -> Rows:
             model,
             data,
             sgd,
-            epochs=config.other_epochs if arm == FIG_B6 else config.epochs,
+            epochs=epochs,
             batch_size=config.batch_size,
             seed=seed,
             on_step=walk,
