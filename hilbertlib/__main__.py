@@ -138,8 +138,9 @@ def _list(options: argparse.Namespace) -> None:
     for name in NAMES:
         experiment: Experiment = VIEWS.get(name) or EXPERIMENTS[name]
         own = {id: said[id] for id, claim in CLAIMS.items() if claim.experiment == name}
-        print(f"{name:18} {experiment.figures}")
-        print(f"{'':18} {experiment.title}")
+        about = experiment.views.get(name, experiment)
+        print(f"{name:18} {about.figures}")
+        print(f"{'':18} {about.title}")
         for scale in ("live", "paper"):
             path = record_path(options.out, name, scale)
             if path.exists():

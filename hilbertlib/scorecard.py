@@ -138,14 +138,12 @@ def _source(name: str, record: Record | None) -> str:
         said += _list("left open by the paper, chosen here", p.config.get("choices", ()))
         if p.reduced:
             said += f"<br>reduced; in full: <code>{command} --device auto</code>"
-    title = (
-        f"judged on tables of the run of {experiment.name}" if name in VIEWS else experiment.title
-    )
-    figures = "" if name in VIEWS else f" <small>({html.escape(experiment.figures)})</small>"
-    return (
-        f"<tr><td><b>{html.escape(name)}</b>{figures}<br>{html.escape(title)}</td>"
-        f"<td>{said}</td></tr>"
-    )
+    about = experiment.views.get(name, experiment)
+    title = f"<b>{html.escape(name)}</b> <small>({html.escape(about.figures)})</small>"
+    title += f"<br>{html.escape(about.title)}"
+    if name in VIEWS:
+        title += f" Measured in the run of {experiment.name}."
+    return f"<tr><td>{title}</td><td>{said}</td></tr>"
 
 
 def _list(title: str, texts: Iterable[str]) -> str:

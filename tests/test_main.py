@@ -1,5 +1,6 @@
 """The command line, as it is typed."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -40,6 +41,7 @@ def test_run_show_and_list(short, tmp_path, capsys):
     assert f"{path}: reduced, 1 seed, " in out
     assert "8 claims: 8 not tested" in of_figure_4(out)  # a live record is no verdict on the paper
     assert [line.split()[0] for line in out.splitlines() if line[:1].strip()] == [*catalogue.NAMES]
+    assert re.search(r"^estimator +Figs. 3, A.2\n +How many examples", out, re.M)
     assert main([*run, "--seeds", "2"]) == 0
     assert len(load_record(path)["ends"]) == 4
 

@@ -17,6 +17,7 @@ from hilbertlib.experiments.runner import (
     Experiment,
     Place,
     Setting,
+    View,
     record_path,
     run_cells,
 )
@@ -59,7 +60,7 @@ TOY = Experiment(
     paper=Config(scale="paper"),
     arms=lambda config: ["a", "b"],
     measure=measure,
-    views={"part": ("ends",)},
+    views={"part": View("Fig. 00", "Where does it end?", ("ends",))},
 )
 
 

@@ -20,7 +20,7 @@ from ..records import Record
 from ..training import History, Progress, train
 from ..trajectory import flat_parameters
 from .estimator import FIG_2, FIG_B6, SCALES, Pair, concentration, pair_row
-from .runner import HERE, Experiment, Place, Rows, Setting, dataset, run_cells
+from .runner import HERE, Experiment, Place, Rows, Setting, View, dataset, run_cells
 
 FIG_A4, FIG_A5 = "Fig. A.4", "Fig. A.5"
 UPDATES, EPOCHS, START = SCALES
@@ -245,5 +245,11 @@ EXPERIMENT = Experiment(
     arms=arms,
     measure=measure,
     seeds={"live": 3, "paper": 3},
-    views={"estimator": ("pairs", "carried")},
+    views={
+        "estimator": View(
+            figures="Figs. 3, A.2",
+            title="How many examples measure a distance between functions?",
+            tables=("pairs", "carried"),
+        )
+    },
 )

@@ -77,6 +77,20 @@ Measure = Callable[[Any, str, int, Place], Rows]
 
 
 @dataclass(frozen=True)
+class View:
+    """Tables of an experiment's record that are a record of their own.
+
+    Attributes:
+        figures, title: As of the :class:`Experiment`.
+        tables: Their names.
+    """
+
+    figures: str
+    title: str
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A figure's experiment at both scales.
 
@@ -91,7 +105,7 @@ class Experiment:
         arms: From a config to the names of its arms, in the order of their running.
         measure: From config, arm, seed and place to rows for each table. The columns ``arm`` and
             ``seed`` are added to them. Sent to other processes: a function of a module.
-        views: Other experiments whose records are some of this one's tables: name to tables.
+        views: Other experiments whose records are some of this one's tables, by name.
     """
 
     name: str
@@ -102,7 +116,7 @@ class Experiment:
     arms: Callable[[Any], Sequence[str]]
     measure: Measure
     seeds: Mapping[str, int] = field(default_factory=lambda: {"live": 3, "paper": 5})
-    views: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    views: Mapping[str, View] = field(default_factory=dict)
     smaller: Setting | None = None
 
 
@@ -308,8 +322,9 @@ class _Done:
 
     def _save_views(self, record: Record) -> None:
         assert self.path is not None
-        for name, tables in self.experiment.views.items():
-            part = {table: record[table] for table in (*tables, "cells") if table in record.tables}
+        for name, view in self.experiment.views.items():
+            names = (*view.tables, "cells")
+            part = {table: record[table] for table in names if table in record.tables}
             save_record(
                 replace(record, experiment=name, tables=part),
                 record_path(self.path.parent, name, record.scale),
