@@ -62,7 +62,7 @@ SMALLER = replace(
     departures=(
         "10,000 training images in place of 50,000, the same ones for every seed",
         "20 epochs in place of 200, ε divided by 10 after the 15th: 1,580 steps in place of "
-        "78,200, so that the networks are far from fitting their images",
+        "78,200, so that training ends before the networks fit their images",
         "X_V of 128 examples in place of 256",
     ),
     reduced=True,
