@@ -120,12 +120,24 @@ def test_a_slider_follows_the_mouse(opened):
         assert drawing(figure) != before
 
 
-@pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_no_violation(browser, site, name, theme):
+def turn(page, theme: str) -> None:
+    """Have the reader's system ask for a theme, and wait until every figure is drawn in it."""
+    drawn = """() => [...document.querySelectorAll("figure.book-figure[data-drawn]")]
+        .map((figure) => figure.dataset.drawn)"""
+    before, was = page.evaluate(drawn), page.evaluate("document.documentElement.dataset.theme")
     # Without motion: axe would measure the contrast of what is still fading in.
-    page, _ = open_page(browser, site + name, site, color_scheme=theme, reduced_motion="reduce")
-    assert page.evaluate("document.documentElement.dataset.theme") == theme
+    page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+    page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
+    if theme != was:
+        page.wait_for_function(
+            f"before => ({drawn})().every((n, i) => n !== before[i])", arg=before
+        )
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_violation(opened, theme):
+    page, _ = opened
+    turn(page, theme)
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     page.evaluate(AXE.read_text(encoding="utf-8"))
     # The report shows an element's HTML: selectors would be made for nothing.
@@ -136,16 +148,15 @@ def test_axe_finds_no_violation(browser, site, name, theme):
         for v in found["violations"]
     ]
     assert report == []
-    page.context.close()
 
 
 def test_a_figure_follows_the_theme(opened):
     page, _ = opened
     if page.locator("figure.book-figure").count():
         colour = "document.querySelector('figure.book-figure .xtick text').style.fill"
-        light = page.evaluate(colour)
-        page.evaluate("document.documentElement.dataset.theme = 'dark'")
-        page.wait_for_function(f"({colour}) !== {light!r}")
+        theme, before = page.evaluate(f"[document.documentElement.dataset.theme, {colour}]")
+        turn(page, "light" if theme == "dark" else "dark")
+        assert page.evaluate(colour) != before
 
 
 @pytest.mark.parametrize("name", PAGES)
