@@ -63,8 +63,9 @@
         const rows = data.some((t) => (t.yaxis ?? "y") === `y${id}` && typeof t.y?.[0] === "string");
         out[`yaxis${id}`] = { ...layout[`yaxis${id}`], domain: [bottom, top], ...(rows && { showticklabels: true }) };
         while (title < notes.length && notes[title].name !== "panel title") title++;
-        // Names of rows leave little width: over them a heading ends where the panel does.
-        if (title < notes.length) notes[title] = { ...notes[title], y: top, ...(rows ? { x: 1, xanchor: "right" } : { x: 0.5 }) };
+        // Names of rows leave little width, and a long heading needs more: they end where the panel does.
+        const far = rows || notes[title]?.text.length > (width - 85) / 7.5;
+        if (title < notes.length) notes[title] = { ...notes[title], y: top, ...(far ? { x: 1, xanchor: "right" } : { x: 0.5 }) };
         title++;
       }
       out.margin.t += 16;
