@@ -21,16 +21,17 @@ def verdict_table(
 
     Args:
         experiments: Whether to name each claim's experiment in place of where it stands.
-        paper: By id, the verdict on a record at the paper's scale; a second row for each that was
-            measured there.
+        paper: By id, the verdict on a record at the paper's scale, or nearer to it; a second row
+            for each that was measured there.
     """
     rows = ""
     for claim, verdict in judged:
         rows += _row(claim, verdict, claim.experiment if experiments else claim.where)
         there = (paper or {}).get(claim.id)
         if there is not None and there.word != "not tested":
+            where = "in a larger run, still reduced" if there.reduced else "at the paper's scale"
             rows += (
-                '<tr class="book-paper"><td>the same at the paper\'s scale</td>'
+                f'<tr class="book-paper"><td>the same {where}</td>'
                 f"<td>{_effects(claim, there)}</td><td>{_badge(claim, there)}</td></tr>"
             )
     head = "<thead><tr><th>claim</th><th>measured</th><th>verdict</th></tr></thead>"

@@ -112,6 +112,8 @@ class Claim:
         margin: What the effect must lie beyond: a number, or for ``"within"`` a pair of them.
         direction: ``"above"`` or ``"below"`` the margin, or ``"within"`` the pair.
         unit: The unit of the effect, for print.
+        departs: Whether it is judged on arms that are smaller than the paper's where the record
+            names departures, though the record as a whole is not: then it cannot be refuted.
 
     Raises:
         ValueError: If direction and margin do not go together or a text is missing.
@@ -126,6 +128,7 @@ class Claim:
     margin: float | tuple[float, float]
     direction: Direction = "above"
     unit: str = ""
+    departs: bool = False
 
     def __post_init__(self) -> None:
         for name in ("id", "where", "sentence", "reading", "experiment"):
@@ -259,13 +262,14 @@ def judge(claim: Claim, record: "Record | None", level: float = 0.95) -> Verdict
         for name, values in effects.items()
     }
     words = [part.word for part in parts.values()]
-    if record.reduced and all(word == "not reproduced" for word in words):
+    reduced = record.reduced or (claim.departs and bool(record.provenance.departures))
+    if reduced and all(word == "not reproduced" for word in words):
         return Verdict(
             claim.id, "inconclusive", parts, True,
             "the reduced setting speaks against it, which does not refute it at the paper's",
         )  # fmt: skip
     word, reason = _combine(words, [part.interval.n for part in parts.values()])
-    return Verdict(claim.id, word, parts, record.reduced, reason)
+    return Verdict(claim.id, word, parts, reduced, reason)
 
 
 def _effects(claim: Claim, record: "Record") -> Mapping[str, Sequence[float]]:

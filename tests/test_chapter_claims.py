@@ -190,6 +190,7 @@ def test_the_claims_of_chapter_6_hold_where_they_should():
         ("hcgd-plateau", {"arm": "HCGD, shuffled", "late": 0.5}),
         ("hcgd-plateau", {"arm": "SGD at ε", "late": 0.2}),
         ("hcgd-params-drift", {"arm": "HCGD", "late_parameters": 0.2}),
+        ("hcgd-params-drift", {"arm": "SGD", "late": 0.2}),
         ("hcgd-momentum", {"arm": "HCGD, not absorbed", "accuracy": 0.95}),
         ("hcgd-one-correction", {"arm": "n = 5", "accuracy": 0.92}),
         ("hcgd-shorter-step", {"step": 1.2}),

@@ -128,6 +128,13 @@ def test_the_rule(effects, full, reduced):
     assert word(effects, reduced=True) == word(effects, scale="live") == reduced
 
 
+def test_arms_that_are_smaller_than_the_papers_refute_nothing():
+    smaller = replace(claim(NO), departs=True)
+    assert str(judge(smaller, record())) == "inconclusive (the reduced setting speaks against it)"
+    origin = replace(record().provenance, departures=[])  # the arms were run in full
+    assert str(judge(smaller, replace(record(), provenance=origin))) == "not reproduced"
+
+
 @pytest.mark.parametrize(
     ("effects", "margin", "direction", "expected"),
     [
