@@ -284,11 +284,11 @@ def test_verdicts_are_shown_and_a_broken_claim_of_the_book_raises():
 def test_below_a_claim_stands_its_verdict_at_the_papers_scale(tmp_path):
     chosen = CLAIMS["guess-shuffled-divergence"], CLAIMS["traj-late-divergence"]
 
-    def record(scale, far):
+    def record(scale, far, **setting):
         rows = {"arm": [CLEAN] * 9, "seed": [0] * 3 + [1] * 3 + [2] * 3, "epoch": [0, 1, 2] * 3}
         apart = [x for more in (0.0, 0.1, 0.2) for x in (0.0, 1.0, far + more)]
         table = Table({**rows, "function": apart})
-        provenance = Provenance({}, [0, 1, 2], "d", "0", "cpu", {}, 0.0)
+        provenance = Provenance({}, [0, 1, 2], "d", "0", "cpu", {}, 0.0, **setting)
         return Record("trajectories", scale, {"apart": table}, provenance)
 
     def shown(here):
@@ -304,6 +304,12 @@ def test_below_a_claim_stands_its_verdict_at_the_papers_scale(tmp_path):
     assert "1.1 [" in claim
     assert "1.6 [" in there
     assert ">reproduced<" in there
+    assert "the same at the paper's scale" in there
+    save_record(
+        record("paper", 1.5, departures=["smaller"], reduced=True),
+        tmp_path / "trajectories-paper.json",
+    )
+    assert "the same in a larger run, still reduced" in shown(record("live", 1.0))
     assert "book-paper" not in shown(record("paper", 1.5))  # nothing else to say
 
 

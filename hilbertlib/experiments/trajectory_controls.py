@@ -197,7 +197,7 @@ CLAIMS = (
     Claim(
         id="ch3-functions-related",
         where="this chapter",
-        sentence="In function space they move together.",
+        sentence="In function space they end far nearer than two with nothing in common.",
         reading="L2 distance at the end over that of movements as long in unrelated directions",
         experiment="trajectories",
         effects=_strangers("function"),
