@@ -156,7 +156,7 @@ def apart(record: Record) -> tuple[go.Figure, str]:
         alt="Distance between two initializations against the epoch, in function space and in "
         "parameter space, each with a dashed curve for movements as long in unrelated "
         "directions. In parameter space the two curves lie together; in function space the "
-        "measured one lies far below.",
+        "measured one lies below, on the digits far below.",
         height=380,
     )
     triples = columns_of(record)
@@ -189,9 +189,9 @@ def late(record: Record) -> tuple[go.Figure, str]:
     figure = panels(
         ["Two of the three, as functions", "Right on the training labels"],
         title="They part where labels are learned by heart",
-        alt="Left: L2 distance between two initializations against the epoch. With labels as they "
-        "are it rises and falls again; with shuffled labels it rises late. Right: accuracy on "
-        "the training labels, which goes on growing where they are shuffled.",
+        alt="Left: L2 distance between two initializations against the epoch. On the digits, with "
+        "labels as they are, it rises and falls again; with shuffled labels it rises late. Right: "
+        "accuracy on the training labels, which goes on growing where they are shuffled.",
         height=400,
     )
     said = []
