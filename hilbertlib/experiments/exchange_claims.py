@@ -233,7 +233,8 @@ CLAIMS = (
     _claim(
         "ratio-settles", "Figs. 2, A.1", "The ratio settles at about one value once test error "
         "does.", "L2/ℓ2 between updates, from the epoch on in which test error comes within a "
-        "point of its late median: the second half of these epochs over the first",
+        "point of its late median: the second half of these epochs over the first (read so after "
+        "one seed was seen)",
         lambda r: each(r, settled), (0.9, 1.1), "within",
     ),
     _claim(
@@ -311,7 +312,7 @@ CLAIMS = (
         "ratio-no-wd-epoch", "Figs. A.5, A.4", "Without weight decay the L2 distance from the last "
         "epoch grows during training; with it, it shrinks.",
         "the smaller of two: L2 between epochs, late over early without decay, early over late "
-        "with it", contrast, 1.0, departs=True,
+        "with it (made one number after one seed was seen)", contrast, 1.0, departs=True,
     ),
     _claim(
         "ratio-no-consistent", "section 2.2", "There is no consistent positive correlation between "
